@@ -1,0 +1,249 @@
+"""A model version on disk: one directory, written whole or not at all, and checked byte for byte when it is read.
+
+  manifest.json            version, encoder, parameters, training window, held-out scores, sha256 of every other file
+  weights.safetensors      the encoder's and the clusters' arrays
+  shortlists.safetensors   shortlists of clusters and anchors, and what is popular
+  items.json               item ids in the order of the arrays
+
+An address is a path or a URL that fsspec opens, so a local folder, NFS and an object store serve alike. Nothing is
+pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import secrets
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import fsspec
+import msgspec
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from efficientrec.clusters import Clusters
+from efficientrec.encoders.efficientrec import EfficientRecEncoder
+from efficientrec.errors import ArtifactCorrupt, ArtifactMismatch
+from efficientrec.interactions import key_of
+from efficientrec.model import Blend, Model
+from efficientrec.shortlists import Shortlists
+from efficientrec.vocabulary import Vocabulary
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+SHORTLISTS = "shortlists.safetensors"
+ITEMS = "items.json"
+
+Decoded = TypeVar("Decoded")
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model was trained on: `offsets` maps each partition to the offset after the last one read."""
+
+    interactions: int
+    first_at: int
+    """Event time in milliseconds."""
+    last_at: int
+    offsets: dict[str, int] = {}
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of a model that are not arrays."""
+
+    half_life_seconds: float
+    dislike: float
+    clusters_kept: int
+    blend: dict[str, float]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in manifest.json."""
+
+    format: int = FORMAT
+    version: str
+    encoder: str
+    created_at: str
+    """RFC 3339."""
+    window: Window
+    parameters: Parameters
+    settings: dict[str, Any]
+    """Everything the training was called with, the seed among it."""
+    scores: dict[str, dict[str, float]]
+    """Held-out scores: of this model, of the one in service then, and of popularity."""
+    previous: str | None = None
+    files: dict[str, str] = {}
+    """sha256 of every file, in hex."""
+
+
+def save(
+    model: Model,
+    address: str,
+    *,
+    created_at: str,
+    window: Window,
+    settings: dict[str, Any],
+    scores: dict[str, dict[str, float]],
+    previous: str | None = None,
+) -> str:
+    """Writes the artifact to a folder that must not exist yet; returns the sha256 of its manifest.
+
+    It is written under a temporary name and renamed whole, so nobody ever reads half of it.
+    """
+    model.check()
+    encoder = model.encoder
+    files = {
+        WEIGHTS: save_arrays(
+            {
+                "item_vectors": encoder.item_vectors,
+                "trait_keys": encoder.trait_keys,
+                "trait_vectors": encoder.trait_vectors,
+                "hidden_weights": encoder.hidden_weights,
+                "hidden_bias": encoder.hidden_bias,
+                "vector_weights": encoder.vector_weights,
+                "vector_bias": encoder.vector_bias,
+                "cluster_weights": model.clusters.weights,
+                "cluster_bias": model.clusters.bias,
+                "ranking_vectors": model.ranking_vectors,
+                "item_bias": model.item_bias,
+            }
+        ),
+        SHORTLISTS: save_arrays(
+            {
+                "cluster_items": model.cluster_shortlists.items,
+                "cluster_scores": model.cluster_shortlists.scores,
+                "anchor_items": model.anchor_shortlists.items,
+                "anchor_scores": model.anchor_shortlists.scores,
+                "popular": model.popular,
+            }
+        ),
+        ITEMS: msgspec.json.encode(model.items.ids),
+    }
+    manifest = Manifest(
+        version=model.version,
+        encoder="efficientrec",
+        created_at=created_at,
+        window=window,
+        parameters=Parameters(
+            half_life_seconds=encoder.half_life_seconds,
+            dislike=encoder.dislike,
+            clusters_kept=model.clusters.kept,
+            blend=asdict(model.blend),
+        ),
+        settings=settings,
+        scores=scores,
+        previous=previous,
+        files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    )
+    described = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    filesystem, path = fsspec.url_to_fs(address)
+    if filesystem.exists(path):
+        raise ArtifactMismatch(f"{address} exists already; every version has a folder of its own")
+    partial = f"{path}.{secrets.token_hex(4)}.partial"
+    try:
+        filesystem.makedirs(partial)
+        for name, content in (*files.items(), (MANIFEST, described)):
+            with filesystem.open(posixpath.join(partial, name), "wb") as file:
+                file.write(content)
+        filesystem.mv(partial, path, recursive=True)
+    except BaseException:
+        with suppress(Exception):  # what stopped the writing is the news, not that half of it could not be removed
+            filesystem.rm(partial, recursive=True)
+        raise
+    return hashlib.sha256(described).hexdigest()
+
+
+def load(address: str, sha256: str | None = None) -> tuple[Model, Manifest]:
+    """Reads an artifact. sha256: the digest that its manifest must have, as announced; None trusts the folder.
+
+    Raises ArtifactCorrupt when bytes are missing or not those that were published, ArtifactMismatch when they are but
+    cannot be served by this release.
+    """
+    try:
+        filesystem, path = fsspec.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise ArtifactMismatch(f"{address} is of a kind that cannot be opened here: {error}") from error
+
+    def read(name: str, digest: str | None) -> bytes:
+        try:
+            with filesystem.open(posixpath.join(path, name), "rb") as file:
+                content: bytes = file.read()
+        except OSError as error:
+            raise ArtifactCorrupt(f"{name} of {address} cannot be read: {error}") from error
+        if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+            raise ArtifactCorrupt(f"{name} of {address} is not what was published: its sha256 is not {digest}")
+        return content
+
+    described = read(MANIFEST, sha256)
+    manifest = _decoded(described, Manifest, MANIFEST, address)
+    if manifest.format != FORMAT or manifest.encoder != "efficientrec":
+        raise ArtifactMismatch(
+            f"{address} has format {manifest.format}, encoder {manifest.encoder!r}; "
+            f"this release serves format {FORMAT}, encoder 'efficientrec'"
+        )
+    missing = {WEIGHTS, SHORTLISTS, ITEMS} - manifest.files.keys()
+    if missing:
+        raise ArtifactCorrupt(f"{MANIFEST} of {address} does not list {', '.join(sorted(missing))}")
+    weights = _arrays(read(WEIGHTS, manifest.files[WEIGHTS]), WEIGHTS, address)
+    lists = _arrays(read(SHORTLISTS, manifest.files[SHORTLISTS]), SHORTLISTS, address)
+    items = Vocabulary(_decoded(read(ITEMS, manifest.files[ITEMS]), list[str], ITEMS, address))
+    try:
+        model = _assemble(manifest, items, weights, lists)
+    except (KeyError, TypeError) as error:
+        raise ArtifactMismatch(f"{address} lacks or misnames a part: {error}") from error
+    model.check()
+    return model, manifest
+
+
+def _assemble(
+    manifest: Manifest, items: Vocabulary, weights: dict[str, NDArray[Any]], lists: dict[str, NDArray[Any]]
+) -> Model:
+    blend = manifest.parameters.blend
+    encoder = EfficientRecEncoder(
+        key=key_of(manifest.version),
+        items=items,
+        item_vectors=weights["item_vectors"],
+        half_life_seconds=manifest.parameters.half_life_seconds,
+        dislike=manifest.parameters.dislike,
+        trait_keys=weights["trait_keys"],
+        trait_vectors=weights["trait_vectors"],
+        hidden_weights=weights["hidden_weights"],
+        hidden_bias=weights["hidden_bias"],
+        vector_weights=weights["vector_weights"],
+        vector_bias=weights["vector_bias"],
+    )
+    return Model(
+        version=manifest.version,
+        items=items,
+        encoder=encoder,
+        clusters=Clusters(weights["cluster_weights"], weights["cluster_bias"], manifest.parameters.clusters_kept),
+        cluster_shortlists=Shortlists(lists["cluster_items"], lists["cluster_scores"]),
+        anchor_shortlists=Shortlists(lists["anchor_items"], lists["anchor_scores"]),
+        popular=lists["popular"],
+        ranking_vectors=weights["ranking_vectors"],
+        item_bias=weights["item_bias"],
+        blend=Blend(
+            cluster_weight=blend["cluster_weight"],
+            anchor_weight=blend["anchor_weight"],
+            anchors=int(blend["anchors"]),
+            anchor_decay=blend["anchor_decay"],
+        ),
+    )
+
+
+def _decoded(content: bytes, kind: type[Decoded], name: str, address: str) -> Decoded:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.DecodeError as error:
+        raise ArtifactMismatch(f"{name} of {address} cannot be read by this release: {error}") from error
+
+
+def _arrays(content: bytes, name: str, address: str) -> dict[str, NDArray[Any]]:
+    try:
+        return dict(load_arrays(content))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:  # KeyError: a type that numpy does not have
+        raise ArtifactMismatch(f"{name} of {address} cannot be read by this release: {error}") from error

@@ -1,0 +1,100 @@
+"""The additive encoder of EfficientRec (arXiv 2401.09693).
+
+Each item has a vector f_i = concat(v_i, e_i): what its features say, and what was learned of it. A user is the sum of
+the f_i of what he did, each weighted by how he liked it; likes and dislikes are summed apart, so that dislikes inform
+and do not merely cancel. There is no user id, so a new user is as good as an old one after the same events.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientrec import kernels
+from efficientrec.profile import Rows
+from efficientrec.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EfficientRecEncoder:
+    """state (users, 2d + 2): A⁺ = Σ y f_i of likes, A⁻ = Σ |y| f_i of dislikes, n⁺ = Σ y, n⁻ = Σ |y|, all decayed."""
+
+    key: int
+    items: Vocabulary
+    item_vectors: NDArray[np.float32]
+    """(items, d) f_i."""
+    half_life_seconds: float
+    """Age at which an interaction counts half."""
+    dislike: float
+    """γ: how much a dislike takes from the taste that a like gives."""
+    trait_keys: NDArray[np.uint64]
+    """(traits,) keys of the demographics that the model knows, ascending."""
+    trait_vectors: NDArray[np.float32]
+    """(traits, t)"""
+    hidden_weights: NDArray[np.float32]
+    """(2d + 2 + t, hidden)"""
+    hidden_bias: NDArray[np.float32]
+    vector_weights: NDArray[np.float32]
+    """(hidden, hidden)"""
+    vector_bias: NDArray[np.float32]
+
+    @property
+    def dim(self) -> int:
+        return int(self.item_vectors.shape[1])
+
+    @property
+    def width(self) -> int:
+        return 2 * self.dim + 2
+
+    def accumulate(
+        self,
+        state: NDArray[np.float32],
+        at: NDArray[np.int64],
+        user: NDArray[np.int32],
+        item: NDArray[np.uint64],
+        weight: NDArray[np.float32],
+        event_at: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        after = state.copy()
+        rate = math.log(2) / (1000 * self.half_life_seconds)
+        kernels.accumulate(user, self.items.find(item), weight, event_at, rate, self.item_vectors, after, at.copy())
+        return after
+
+    def taste(self, rows: Rows) -> NDArray[np.float32]:
+        """(A⁺ - γ A⁻) / √(1 + n⁺ + γ n⁻): grows with what is known, but slower, so that bias and votes still count."""
+        liked, disliked = self._sums(rows)
+        gamma = np.float32(self.dislike)
+        weight = 1 + rows.state[:, -2:-1] + gamma * rows.state[:, -1:]
+        return np.ascontiguousarray((liked - gamma * disliked) / np.sqrt(weight), np.float32)
+
+    def vector(self, rows: Rows) -> NDArray[np.float32]:
+        """Two dense layers over the means of the sums, the weight behind them, and the user's demographics."""
+        liked, disliked = self._sums(rows)
+        weight = rows.state[:, -2:]
+        inputs = np.concatenate(
+            (liked / (1 + weight[:, :1]), disliked / (1 + weight[:, 1:]), np.log1p(weight), self._traits(rows)), axis=1
+        )
+        hidden = kernels.dense(inputs, self.hidden_weights, self.hidden_bias, True)
+        vector: NDArray[np.float32] = kernels.dense(hidden, self.vector_weights, self.vector_bias, True)
+        return vector
+
+    def _sums(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return rows.state[:, : self.dim], rows.state[:, self.dim : 2 * self.dim]
+
+    def _traits(self, rows: Rows) -> NDArray[np.float32]:
+        """Mean (users, t) of the vectors of the traits that the model knows; zeros where it knows none."""
+        mean = np.zeros((len(rows), self.trait_vectors.shape[1]), np.float32)
+        if not len(self.trait_keys):
+            return mean
+        place = np.minimum(np.searchsorted(self.trait_keys, rows.traits), len(self.trait_keys) - 1)
+        held = np.arange(rows.traits.shape[1]) < rows.traits_count[:, None]
+        known = held & (self.trait_keys[place] == rows.traits)
+        count = np.zeros((len(rows), 1), np.float32)
+        for column in range(rows.traits.shape[1]):  # at most TRAITS_MAX, and most users have none
+            mean += np.where(known[:, column, None], self.trait_vectors[place[:, column]], np.float32(0))
+            count += known[:, column, None]
+        mean /= np.maximum(count, np.float32(1))
+        return mean

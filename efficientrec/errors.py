@@ -1,0 +1,72 @@
+"""Every error that a user of the system can meet, and who does what next.
+
+EfficientRecError
+  SettingInvalid          a setting cannot be served: change the variable that the message names
+  InteractionInvalid      one event cannot be used: it goes to the dead letters with this reason
+  RecordInvalid           a record of the catalogue, a profile, a list or a release cannot be used: correct its producer
+  RowUnreadable           a stored row is damaged or from a newer release: run that, or rebuild from the changelog
+  ArtifactError
+    ArtifactCorrupt       a checksum differs or a file is missing: publish the artifact again
+    ArtifactMismatch      shapes or vocabulary do not fit: train with this release
+  DataInvalid             a data set lacks what is needed: the message names file, line or column
+  TrainingDiverged        a loss is not finite: lower the learning rate
+  TrainingImpossible      too little to learn from: wait for more interactions
+  TopicMismatch           a topic is missing or made otherwise than needed: the message says what to change
+  BrokerUnavailable       the broker cannot be reached or would not start: the message names its address
+"""
+
+
+class EfficientRecError(Exception):
+    """The root: catch this to catch all of ours."""
+
+
+class SettingInvalid(EfficientRecError):
+    """Names the variable, its value and what was expected."""
+
+
+class InteractionInvalid(EfficientRecError):
+    """One event that cannot be used. `reason` is a short word for counters, the message a sentence for people."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RecordInvalid(EfficientRecError):
+    """A record that is not what its topic promises. The message names the field; whoever reads goes on without it."""
+
+
+class RowUnreadable(EfficientRecError):
+    """A stored row that this release cannot read."""
+
+
+class ArtifactError(EfficientRecError):
+    """An artifact that cannot be served; the old model stays."""
+
+
+class ArtifactCorrupt(ArtifactError):
+    """The bytes are not those that were published."""
+
+
+class ArtifactMismatch(ArtifactError):
+    """The parts do not fit each other or this release."""
+
+
+class DataInvalid(EfficientRecError):
+    """A data set that cannot be read; names file and column."""
+
+
+class TrainingDiverged(EfficientRecError):
+    """A loss stopped being finite."""
+
+
+class TrainingImpossible(EfficientRecError):
+    """Too little to learn from."""
+
+
+class TopicMismatch(EfficientRecError):
+    """A topic that is missing or made otherwise than needed."""
+
+
+class BrokerUnavailable(EfficientRecError):
+    """The broker cannot be reached, or would not start."""

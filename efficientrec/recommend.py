@@ -1,0 +1,107 @@
+"""From rows to ranked lists: why a user gets these items.
+
+1. *Read.* The encoder turns the row into a vector (for clusters) and a taste (for ranking).
+2. *Assign.* The strongest c clusters of the user, with memberships p.
+3. *Vote.* Each cluster's shortlist votes p · s(c, i). Each anchor, one of the last few items that the user did not
+   dislike, votes with what tends to follow it, the older the fainter. Votes for the same item add up.
+4. *Leave out.* What the user has met, and what is hidden or expired. If few candidates are left, what is popular joins.
+5. *Rank.* Every candidate, a few hundred, is scored exactly: taste · h_i + bias_i + its votes. The best N go out, each
+   with the cluster and the anchor that spoke loudest for it.
+
+Knows models and rows. Knows nothing of Kafka or time. Its cost depends on neither the number of users nor of items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientrec import kernels
+from efficientrec.model import Model
+from efficientrec.profile import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendations:
+    """The lists of a batch of users. Items are places in the model's vocabulary; -1 fills a list that is shorter."""
+
+    items: NDArray[np.int32]
+    """(users, N) best first."""
+    scores: NDArray[np.float32]
+    """(users, N)"""
+    clusters: NDArray[np.int32]
+    """(users, c) strongest first."""
+    memberships: NDArray[np.float32]
+    """(users, c) in [0, 1]."""
+    strongest: NDArray[np.int32]
+    """(users, N, 2) cluster and anchor (an item) whose vote for the item was the greatest; -1 for none."""
+    part: NDArray[np.float32]
+    """(users, N, 2) the votes of those two."""
+    ranked: NDArray[np.int32]
+    """(users,) how many items were left to rank."""
+
+
+def recommend(
+    model: Model, rows: Rows, size: int, blocked: NDArray[np.bool_] | None = None, exact: bool = True
+) -> Recommendations:
+    """The best `size` items for each row, built with the model's encoder (`profile.rebuilt`).
+
+    blocked (items,): what nobody may get. exact: False ranks by votes alone.
+    """
+    if size < 1:
+        raise AssertionError(f"a list of {size} items was asked for; expected at least 1")
+    mine = (rows.model == np.uint64(model.encoder.key)) | (rows.model == 0)  # 0: of this user nothing is known
+    if rows.state.shape[1] != model.encoder.width or not mine.all():
+        raise AssertionError(
+            f"rows of the models {np.unique(rows.model)}, {rows.state.shape[1]} wide; "
+            f"expected rows that {model.version} ({model.encoder.key}, {model.encoder.width} wide) has built"
+        )
+    if blocked is not None and blocked.shape != (len(model.items),):
+        raise AssertionError(f"blocked has shape {blocked.shape}; expected one for each of {len(model.items)} items")
+    users = len(rows)
+    clusters, memberships = model.clusters.assign(model.encoder.vector(rows))
+    anchors, closeness = _anchors(model, rows)
+    result = Recommendations(
+        items=np.empty((users, size), np.int32),
+        scores=np.empty((users, size), np.float32),
+        clusters=clusters,
+        memberships=memberships,
+        strongest=np.empty((users, size, 2), np.int32),
+        part=np.empty((users, size, 2), np.float32),
+        ranked=np.empty(users, np.int32),
+    )
+    kernels.vote_and_rank(
+        np.concatenate((clusters, anchors), axis=1),
+        np.concatenate((memberships * np.float32(model.blend.cluster_weight), closeness), axis=1),
+        clusters.shape[1],
+        model.cluster_shortlists.items,
+        model.cluster_shortlists.scores,
+        model.anchor_shortlists.items,
+        model.anchor_shortlists.scores,
+        model.popular,
+        model.encoder.taste(rows),
+        model.ranking_vectors,
+        model.item_bias,
+        model.items.keys,
+        np.zeros(len(model.items), np.bool_) if blocked is None else blocked,
+        rows.seen_count,
+        rows.seen,
+        exact,
+        result.items,
+        result.scores,
+        result.strongest,
+        result.part,
+        result.ranked,
+    )
+    return result
+
+
+def _anchors(model: Model, rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Items (users, a) that vote by what follows them, -1 for none, and the weight of each one's vote."""
+    keys, weights = rows.latest(model.blend.anchors)
+    anchors = np.where(weights >= 0, model.items.find(np.ascontiguousarray(keys)), np.int32(-1))
+    fading = np.float32(model.blend.anchor_decay) ** np.arange(model.blend.anchors, dtype=np.float32)
+    closeness = np.broadcast_to(fading * np.float32(model.blend.anchor_weight), anchors.shape)
+    return anchors, np.ascontiguousarray(closeness)

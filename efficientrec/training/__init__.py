@@ -1,0 +1,1 @@
+"""Learning a model from interactions. The only place that imports torch."""

@@ -1,0 +1,77 @@
+"""Every number a training depends on, in one place; all of them go into the artifact's manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train. One recipe for all data: what should follow the data is derived from it, with a factor set here."""
+
+    seed: int = 0
+    """Of every random choice."""
+    half_life_seconds: float = 90 * DAY
+    """Age at which an interaction counts half in a profile."""
+    popularity_half_life_seconds: float = 7 * DAY
+    """Age at which an interaction counts half for what is popular."""
+    validation_share: float = 0.1
+    """The latest part of the interactions, on which weights between the voices are chosen and scores reported."""
+    examples_max: int = 2000
+    """Held-out interactions that are predicted for a score. 2,000 put a hit rate of 0.1 within ± 0.013."""
+
+    feature_dim: int = 32
+    """Width of v_i, what an item's description says of it."""
+    item_dim: int = 128
+    """Width of e_i, what is learned of an item. With v_i at most 190, so that a row stays under 4 KiB."""
+    tokens_max: int = 3000
+    """Tokens of item descriptions that are told apart, the most frequent first."""
+    token_items_min: int = 3
+    """Items that must share a token before it can say anything."""
+    core_items: int = 6000
+    """Items with exact item-to-item weights; the inverse behind them takes seconds at this size, and minutes at 20,000."""
+    ridge: float = 20.0
+    """Factor of λ, which also grows with the root of the mean popularity of an interaction's item."""
+    description_weight: float = 5.0
+    """How much a token that two items share counts, against a user whom they share."""
+
+    hidden: int = 64
+    """Width of the two layers before the memberships."""
+    clusters: int = 256
+    """Soft clusters at most; few users have fewer."""
+    users_per_cluster: int = 8
+    """Fewer users than this to a cluster would make its shortlist hearsay."""
+    clusters_kept: int = 8
+    """c: clusters that vote for a user."""
+    cluster_shortlist: int = 200
+    """L: items in a cluster's shortlist."""
+    prior: float = 2.0
+    """a: members that the overall mean counts for in a cluster's shortlist."""
+    dislike: float = 0.0
+    """γ: how much a dislike takes from the taste that a like gives."""
+    popularity_bias: float = 0.05
+    """What the most popular item of the moment gains over one that nobody touches."""
+    steps: int = 400
+    """Batches of the membership head."""
+    batch: int = 256
+    """Users of a batch, each as two halves of what he did."""
+    target_items: int = 4000
+    """Items that the membership head learns to predict, the most liked first."""
+    trait_dim: int = 8
+    """Width of what is learned of a demographic trait."""
+    learning_rate: float = 3e-3
+    margin: float = 0.3
+    """By which another user must be further away than one's own other half, in cosine distance of memberships."""
+    item_loss: float = 0.3
+    """Weight of the loss that asks memberships of one half to predict the items of the other."""
+    balance: float = 1.0
+    """Weight of the loss that keeps clusters equally used."""
+
+    transition_window: int = 5
+    """Interactions after an item that are taken to follow it."""
+    anchor_shortlist: int = 50
+    """L': items that an item leads to."""
+    popular: int = 200
+    """Items kept as popular."""

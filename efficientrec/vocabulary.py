@@ -1,0 +1,46 @@
+"""The items that a model knows: their ids, keys and places.
+
+An item's place (index) means something only within one model version; its key (`key_of`) means the same in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientrec import kernels
+from efficientrec.errors import ArtifactMismatch
+from efficientrec.interactions import keys_of
+
+
+class Vocabulary:
+    """Item ids in the order of the model's arrays, found by key in constant time.
+
+    >>> items = Vocabulary(["a", "b"])
+    >>> items.find(keys_of(["b", "never seen"])).tolist()
+    [1, -1]
+    """
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        """Raises ArtifactMismatch if two ids share a key (or are the same)."""
+        self.ids = list(ids)
+        self.keys = keys_of(self.ids)
+        """(items,) uint64"""
+        size = 16
+        while size < 2 * len(self.ids):  # at most half full: a search ends after a step or two
+            size *= 2
+        self._table = np.zeros(size, np.uint64)
+        self._place = np.zeros(size, np.int32)
+        twice = kernels.hash_table(self.keys, self._table, self._place)
+        if twice >= 0:
+            raise ArtifactMismatch(f"item {self.ids[twice]!r} shares its key with another item of the vocabulary")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """The index of each key, in the shape of keys; -1 for an item that the model does not know."""
+        found: NDArray[np.int32] = kernels.lookup(keys.reshape(-1), self._table, self._place)
+        return found.reshape(keys.shape)

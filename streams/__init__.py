@@ -1,0 +1,1 @@
+"""Delivers what `efficientrec` decides: Kafka, clock, environment, HTTP."""

@@ -1,0 +1,74 @@
+"""Reads a small compacted topic from its beginning, then keeps up with it: releases, the catalogue, users.
+
+Everyone who follows reads everything, so there is no consumer group and nothing to commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from streams.offsets import true_ends
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+
+Record = ConsumerRecord[bytes | None, bytes | None]
+
+
+class Follower:
+    """Hands every batch of records of a topic to `handle`, in the order of each partition."""
+
+    def __init__(
+        self, topic: str, bootstrap_servers: Sequence[str], handle: Callable[[list[Record]], Awaitable[None]]
+    ) -> None:
+        self.topic = topic
+        self._servers = list(bootstrap_servers)
+        self._handle = handle
+        self._caught_up = asyncio.Event()
+
+    async def caught_up(self) -> None:
+        """Returns when everything that was in the topic at the start has been handled."""
+        await self._caught_up.wait()
+
+    async def run(self) -> None:
+        """Follows until cancelled. A broker that stays away is waited for; what was read stays read."""
+        positions: dict[TopicPartition, int] = {}
+        while True:
+            try:
+                await self._follow(positions)
+            except (KafkaError, OSError) as error:
+                log.warning("following %s again after: %s", self.topic, error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _follow(self, positions: dict[TopicPartition, int]) -> None:
+        consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
+            bootstrap_servers=self._servers, auto_offset_reset="earliest", enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            known = await consumer._client.fetch_all_metadata()
+            partitions = [TopicPartition(self.topic, n) for n in sorted(known.partitions_for_topic(self.topic) or ())]
+            ends = await true_ends(consumer, partitions)
+            for partition in partitions:
+                if partition in positions:
+                    consumer.seek(partition, positions[partition])
+                else:
+                    await consumer.seek_to_beginning(partition)
+            while True:
+                if not self._caught_up.is_set() and all(
+                    [await consumer.position(partition) >= end for partition, end in ends.items()]
+                ):
+                    self._caught_up.set()
+                batches = await consumer.getmany(timeout_ms=200)
+                for partition, records in batches.items():
+                    await self._handle(records)
+                    positions[partition] = records[-1].offset + 1
+        finally:
+            await consumer.stop()

@@ -1,0 +1,118 @@
+"""What can be watched of a worker: own names, base units, no user or item in a label; zero is visible from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from streams.records import REASONS
+
+LATENCY_BUCKETS = (
+    *(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10),
+    *(30, 60, 300),  # a rebalance can outlast ten seconds, an outage minutes
+)
+STAGES = ("decode", "read", "fold", "recommend", "encode", "send", "write")
+OUTCOMES = ("applied", "repeated", "replayed", "invalid")
+SWAPS = ("installed", "refused")
+
+
+class WorkerMetrics:
+    """The metrics of one worker, in a registry of their own so that tests can have several workers."""
+
+    def __init__(self, event_types: Iterable[str]) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.events = Counter(
+            "efficientrec_events",
+            "Interactions by what became of them: applied; repeated by the producer under the same event id; "
+            "replayed after a restart and skipped; invalid and set aside.",
+            ["event_type", "outcome"],
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "efficientrec_event_to_publish_latency_seconds",
+            "From the time at which the broker got an interaction to the acknowledged list that takes it in.",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.stage = Histogram(
+            "efficientrec_stage_duration_seconds",
+            "Time that a run of interactions spends in each step.",
+            ["stage"],
+            buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3),
+            registry=registry,
+        )
+        self.run_events = Histogram(
+            "efficientrec_run_events",
+            "Records of a run.",
+            buckets=(1, 3, 10, 30, 100, 300, 1000, 3000),
+            registry=registry,
+        )
+        self.lists = Counter(
+            "efficientrec_recommendations_published",
+            "Lists that the broker has acknowledged.",
+            ["reason"],
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            "efficientrec_dlq_records", "Records set aside, by reason.", ["reason"], registry=registry
+        )
+        self.send_failures = Counter(
+            "efficientrec_send_failures",
+            "Runs whose changelog rows or lists were not acknowledged, and which are tried again.",
+            registry=registry,
+        )
+        self.lag = Gauge(
+            "efficientrec_consumer_lag_records",
+            "Records of a partition that are not yet handled.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.last_event = Gauge(
+            "efficientrec_last_event_timestamp_seconds", "Time of the newest interaction handled.", registry=registry
+        )
+        self.model = Gauge(
+            "efficientrec_model_info",
+            "1 for the model in service; none before the first.",
+            ["model_version", "sha256_short"],
+            registry=registry,
+        )
+        self.swaps = Counter(
+            "efficientrec_model_swaps",
+            "Models offered to this worker: installed, or refused while the old one went on serving.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.swap_duration = Histogram(
+            "efficientrec_model_swap_duration_seconds",
+            "From the announcement of a model to its first use: read, check, probe.",
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=registry,
+        )
+        self.rebalances = Counter(
+            "efficientrec_rebalances", "Assignments of partitions that this worker was given.", registry=registry
+        )
+        self.partitions = Gauge(
+            "efficientrec_partitions_assigned", "Partitions that this worker serves now.", registry=registry
+        )
+        for event_type in event_types:
+            for outcome in OUTCOMES[:-1]:
+                self.events.labels(event_type, outcome)
+        self.events.labels("unknown", "invalid")  # what is refused has no type that could be trusted in a label
+        for stage in STAGES:
+            self.stage.labels(stage)
+        for reason in ("event",):
+            self.lists.labels(reason)
+        for reason in REASONS:
+            self.dead_letters.labels(reason)
+        for outcome in SWAPS:
+            self.swaps.labels(outcome)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Measures a step of a run."""
+        start = perf_counter()
+        yield
+        self.stage.labels(stage).observe(perf_counter() - start)

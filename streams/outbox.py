@@ -1,0 +1,78 @@
+"""Sends what a run produced: whole producer batches with explicit partitions, acknowledged by every in-sync replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.structs import RecordMetadata
+
+BATCH_BYTES = 512 * 1024  # a broker takes about 1 MiB by default; half of it keeps its requests short
+
+Headers = Sequence[tuple[str, bytes]]
+KeyValue = tuple[bytes, bytes | None]
+
+
+class Pending:
+    """Records handed over and not yet acknowledged."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[asyncio.Future[RecordMetadata], int]] = []
+
+    def add(self, future: asyncio.Future[RecordMetadata], records: int) -> None:
+        self._batches.append((future, records))
+
+    async def acknowledged(self) -> int | None:
+        """Waits for the broker; the offset of the last record, None if there was none. Raises KafkaError if any failed."""
+        results = await asyncio.gather(*(future for future, _ in self._batches), return_exceptions=True)
+        for result in results:  # all have ended by now: whoever tries again does not race with himself
+            if isinstance(result, BaseException):
+                raise result
+        if not self._batches:
+            return None
+        last, records = results[-1], self._batches[-1][1]
+        assert isinstance(last, RecordMetadata)
+        return last.offset + records - 1  # a batch is acknowledged with the offset of its first record
+
+
+class Outbox:
+    """One producer for changelog, lists and dead letters."""
+
+    _producer: AIOKafkaProducer
+
+    def __init__(self, bootstrap_servers: Sequence[str], request_timeout_seconds: float) -> None:
+        self._servers = list(bootstrap_servers)
+        self._request_timeout_seconds = request_timeout_seconds
+
+    async def start(self) -> None:
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._servers,
+            acks="all",
+            max_batch_size=BATCH_BYTES,
+            max_request_size=2 * BATCH_BYTES,
+            request_timeout_ms=int(1000 * self._request_timeout_seconds),
+        )
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        await self._producer.stop()
+
+    async def send(self, topic: str, partition: int, records: Iterable[KeyValue], timestamp_ms: int) -> Pending:
+        """Hands over records (key, value) in order, batch by batch."""
+        pending = Pending()
+        batch = self._producer.create_batch()
+        for key, value in records:
+            if batch.append(timestamp=timestamp_ms, key=key, value=value) is None:
+                pending.add(await self._producer.send_batch(batch, topic, partition=partition), batch.record_count())
+                batch = self._producer.create_batch()
+                batch.append(timestamp=timestamp_ms, key=key, value=value)
+        if batch.record_count():
+            pending.add(await self._producer.send_batch(batch, topic, partition=partition), batch.record_count())
+        return pending
+
+    async def send_one(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Pending:
+        """One record with headers, to the partition of its key."""
+        pending = Pending()
+        pending.add(await self._producer.send(topic, value, key=key, headers=list(headers)), 1)
+        return pending

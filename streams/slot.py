@@ -1,0 +1,105 @@
+"""The model in service, and how another takes its place while the worker runs.
+
+1. Read the artifact beside the old model, in a thread; check every digest and shape.
+2. Probe: fold and recommend for made-up users, which also compiles what is not compiled yet.
+3. Replace one reference. The worker takes it at the start of each run, so a run never sees two models.
+
+Anything wrong leaves the old model serving, and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import perf_counter
+
+import numpy as np
+
+from efficientrec import artifact, profile
+from efficientrec.errors import ArtifactMismatch, EfficientRecError, RecordInvalid
+from efficientrec.interactions import Interactions
+from efficientrec.model import Model
+from efficientrec.recommend import recommend
+from streams.follower import Record
+from streams.metrics import WorkerMetrics
+from streams.records import Release, decode_release
+
+log = logging.getLogger(__name__)
+
+PROBE_USERS = 64
+
+
+class ModelSlot:
+    """Holds `current`, None before the first model."""
+
+    def __init__(self, list_size: int, metrics: WorkerMetrics) -> None:
+        self.current: Model | None = None
+        self._list_size = list_size
+        self._metrics = metrics
+
+    async def handle(self, records: list[Record]) -> None:
+        """Takes releases as they come; of several, only the newest is worth loading."""
+        for record in reversed(records):
+            if record.value is None:
+                continue
+            try:
+                await self.offer(decode_release(record.value))
+            except RecordInvalid as error:
+                log.error("release at offset %s ignored: %s", record.offset, error)
+                continue
+            return
+
+    async def offer(self, release: Release) -> bool:
+        """Installs a released version; False if it is refused, or already serving."""
+        if self.current is not None and self.current.version == release.version:
+            return False
+        start = perf_counter()
+        try:
+            model = await asyncio.to_thread(self._load, release)
+        except EfficientRecError as error:
+            self._metrics.swaps.labels("refused").inc()
+            log.error("model %s refused, %s goes on serving: %s", release.version, self._serving(), error)
+            return False
+        previous, self.current = self._serving(), model
+        elapsed = perf_counter() - start
+        self._metrics.model.clear()
+        self._metrics.model.labels(model.version, release.sha256[:12]).set(1)
+        self._metrics.swaps.labels("installed").inc()
+        self._metrics.swap_duration.observe(elapsed)
+        log.info("model %s took the place of %s in %.2f s", model.version, previous, elapsed)
+        return True
+
+    def _serving(self) -> str:
+        return "popularity" if self.current is None else self.current.version
+
+    def _load(self, release: Release) -> Model:
+        model, _ = artifact.load(release.address, release.sha256)
+        if model.version != release.version:
+            raise ArtifactMismatch(f"{release.address} holds {model.version}, not {release.version}")
+        probe(model, self._list_size)
+        return model
+
+
+def probe(model: Model, list_size: int) -> None:
+    """Raises ArtifactMismatch when made-up users get nothing, or nonsense."""
+    items = len(model.items)
+    events = 2 * PROBE_USERS
+    run = Interactions(
+        users=[f"probe-{user}" for user in range(PROBE_USERS)],
+        user=np.arange(events, dtype=np.int32) % PROBE_USERS,
+        item=model.items.keys[np.linspace(0, items - 1, events).astype(np.int64)],
+        weight=np.ones(events, np.float32),
+        at=np.full(events, 1_000, np.int64),
+        offset=np.arange(events, dtype=np.int64),
+        event=np.zeros(events, np.uint64),
+        excludes=np.ones(events, np.bool_),
+    )
+    rows = profile.unpack([None] * PROBE_USERS, model.encoder.width, model.encoder.key)
+    rows = profile.fold(rows, run, model.encoder).rows
+    lists = recommend(model, rows, min(list_size, items))
+    if not np.isfinite(lists.scores).all() or not np.isfinite(lists.memberships).all():
+        raise ArtifactMismatch(f"{model.version} gives scores that are not finite")
+    if items > 2 and (lists.items[:, 0] < 0).any():
+        raise ArtifactMismatch(f"{model.version} has nothing to recommend to a probe")
+
+

@@ -1,0 +1,201 @@
+"""Which topics there are, how each must be made, and whether a broker has them so.
+
+Knows names, partition counts and clean-up policies. Knows nothing of what the records say (records.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from efficientrec.errors import BrokerUnavailable, TopicMismatch
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+TABLE = "profiles"
+"""The worker's table; its changelog's name follows from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The names, which all begin with the prefix; the changelog is named as Faust names it, after group and table."""
+
+    interactions: str
+    items: str
+    users: str
+    lists: str
+    releases: str
+    dead_letters: str
+    changelog: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Topics:
+        """The names under these settings.
+
+        >>> Topics.of(Settings()).lists
+        'reco.recommendations.lists.v1'
+        """
+        prefix = settings.prefix
+        return cls(
+            interactions=f"{prefix}.interactions.events.v1",
+            items=f"{prefix}.items.changes.v1",
+            users=f"{prefix}.users.changes.v1",
+            lists=f"{prefix}.recommendations.lists.v1",
+            releases=f"{prefix}.models.releases.v1",
+            dead_letters=f"{prefix}.interactions.dlq.v1",
+            changelog=f"{settings.group}-{TABLE}-changelog",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """How a topic must be made."""
+
+    name: str
+    partitions: int
+    cleanup: str
+    """`compact` keeps the newest record of each key for ever, `delete` keeps every record until it is old."""
+
+
+def wanted(settings: Settings) -> list[Topic]:
+    """Every topic as it must be. Those keyed by user share one partition count, so that a user is one partition's
+    affair."""
+    names = Topics.of(settings)
+    return [
+        Topic(names.interactions, settings.partitions, "delete"),
+        Topic(names.users, settings.partitions, "compact"),
+        Topic(names.lists, settings.partitions, "compact"),
+        Topic(names.changelog, settings.partitions, "compact"),
+        Topic(names.items, 1, "compact"),  # every worker reads all of it, and one partition keeps its order
+        Topic(names.releases, 1, "compact"),
+        Topic(names.dead_letters, 1, "delete"),
+    ]
+
+
+async def create(settings: Settings) -> list[str]:
+    """Create what is missing, leave alone what exists, and return the names of the new ones."""
+    async with _admin(settings) as admin:
+        existing = set(await admin.list_topics())
+        missing = [topic for topic in wanted(settings) if topic.name not in existing]
+        if not missing:
+            return []
+        reply = await admin.create_topics(
+            [
+                NewTopic(
+                    topic.name,
+                    topic.partitions,
+                    settings.replication_factor,
+                    topic_configs={"cleanup.policy": topic.cleanup},
+                )
+                for topic in missing
+            ]
+        )
+        created, refused = [], []
+        for name, code, message in (entry[:3] for entry in reply.topic_errors):
+            if code == 0:
+                created.append(name)
+            elif code != TopicAlreadyExistsError.errno:  # somebody else was faster: as good as ours, `check` will tell
+                refused.append(f"{name} cannot be created: {message or for_code(code).__name__}")
+        if refused:
+            raise TopicMismatch("\n".join(refused))
+        await _listed(admin, created, settings.request_timeout_seconds)
+        return created
+
+
+async def check(settings: Settings) -> None:
+    """Return if every topic is as it must be; TopicMismatch lists all that differ, each with what to change."""
+    async with _admin(settings) as admin:
+        # All topics are listed: to ask about one by name would create it on a broker that creates topics on first use.
+        counts = {entry["topic"]: len(entry["partitions"]) for entry in await admin.describe_topics()}
+        present = [topic for topic in wanted(settings) if topic.name in counts]
+        policies = await _policies(admin, [topic.name for topic in present])
+    problems = [
+        f"{topic.name} is missing; run: efficientrec topics create"
+        for topic in wanted(settings)
+        if topic.name not in counts
+    ]
+    for topic in present:
+        if counts[topic.name] != topic.partitions:
+            problems.append(_partitions_differ(topic, counts[topic.name], settings))
+        policy = policies.get(topic.name)
+        if policy is None:
+            log.debug("clean-up policy not reported by the broker", extra={"topic": topic.name})
+        elif topic.cleanup not in {part.strip() for part in policy.split(",")}:
+            problems.append(
+                f"{topic.name} has cleanup.policy {policy}; set it to {topic.cleanup} (kafka-configs --alter --topic "
+                f"{topic.name} --add-config cleanup.policy={topic.cleanup})"
+            )
+    if problems:
+        raise TopicMismatch("\n".join(problems))
+
+
+async def _listed(admin: AIOKafkaAdminClient, names: list[str], seconds: float) -> None:
+    """Return when the broker lists the topics: Kafka acknowledges them before all its parts know them."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if set(names) <= set(await admin.list_topics()):
+                return
+            await asyncio.sleep(0.05)
+
+
+def _partitions_differ(topic: Topic, count: int, settings: Settings) -> str:
+    found = f"{topic.name} has {count} partition{'s' if count != 1 else ''}; expected {topic.partitions}: "
+    if topic.partitions == settings.partitions and topic.partitions != 1:
+        return (
+            found + f"set EFFICIENTREC_PARTITIONS to {count} if all topics keyed by user have {count}, else delete it"
+        )
+    return found + "delete it and run: efficientrec topics create"
+
+
+async def _policies(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, str]:
+    """The clean-up policies that the broker reports; a broker that does not report them is not at fault."""
+    if not names:
+        return {}
+    # Every setting is asked for: the embedded broker hangs up on a request that names the ones it wants.
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    policies: dict[str, str] = {}
+    for reply in await admin.describe_configs(asked):
+        for resource in reply.to_object()["resources"]:
+            for entry in resource["config_entries"]:
+                if entry["config_names"] == "cleanup.policy" and entry["config_value"]:
+                    policies[resource["resource_name"]] = entry["config_value"]
+    return policies
+
+
+@asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[Any]:
+    """An admin client, connected; BrokerUnavailable when none of the broker's addresses answers in time."""
+    address = ",".join(settings.bootstrap_servers)
+    deadline = asyncio.get_running_loop().time() + settings.broker_wait_seconds
+    while True:
+        admin = AIOKafkaAdminClient(
+            bootstrap_servers=settings.bootstrap_servers,
+            request_timeout_ms=int(settings.request_timeout_seconds * 1000),
+        )
+        try:
+            await admin.start()
+            break
+        except (KafkaError, OSError) as error:
+            await admin.close()
+            if asyncio.get_running_loop().time() >= deadline:
+                message = f"no Kafka broker at {address} within {settings.broker_wait_seconds:g} seconds ({error})"
+                raise BrokerUnavailable(f"{message}; start it, or correct EFFICIENTREC_BROKER") from error
+            await asyncio.sleep(0.2)
+        except BaseException:
+            await admin.close()
+            raise
+    try:
+        yield admin
+    except (KafkaError, TimeoutError) as error:
+        raise BrokerUnavailable(f"the Kafka broker at {address} stopped answering ({error!r})") from error
+    finally:
+        await admin.close()

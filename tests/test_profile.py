@@ -1,0 +1,438 @@
+"""What is kept about a user, against a plain recomputation from the log."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from efficientrec import profile
+from efficientrec.errors import RowUnreadable
+from efficientrec.interactions import Interactions, key_of
+from efficientrec.model import Model
+from efficientrec.profile import Rows
+from efficientrec.recompute import recompute
+from tests import strategies
+from tests.toy import (
+    DAY,
+    START,
+    Act,
+    dislike,
+    events_of,
+    like,
+    new_rows,
+    random_model,
+    rows_after,
+    run_of,
+    same_bits,
+    toy_model,
+    view,
+)
+
+USERS = ["anna", "ben", "clara"]
+FIRST = random_model(1, items=8, version="first")  # knows some of the items that strategies.KNOWN has
+SECOND = random_model(2, items=11, dim=7, version="second")
+GOLDEN = Path(__file__).parent / "golden" / "row-v1.hex"
+
+
+def folded(runs: Sequence[Interactions], model: Model | None) -> Rows:
+    rows = profile.empty(len(USERS))
+    for run in runs:
+        rows = profile.fold(rows, run, model.encoder if model else None).rows
+    return rows
+
+
+def stored(rows: Rows, model: Model | None) -> Rows:
+    """As after a restart: written and read again."""
+    values = profile.pack(rows, partition=3)
+    return profile.unpack(values, model.encoder.width, model.encoder.key) if model else profile.unpack(values, 0, 0)
+
+
+@given(strategies.histories(), st.sampled_from([None, FIRST]))
+def test_a_row_equals_its_plain_recomputation_to_the_last_byte(acts: list[Act], model: Model | None) -> None:
+    plain = [recompute(events_of(acts, user), model, partition=3) for user in USERS]
+
+    rows = folded([run_of(acts, users=USERS)], model)
+
+    assert profile.pack(profile.rebuilt(rows, model.encoder if model else None), partition=3) == plain
+
+
+@given(st.data())
+def test_neither_the_cut_into_runs_nor_their_repetition_changes_a_row(data: st.DataObject) -> None:
+    acts = data.draw(strategies.histories())
+    whole = folded([run_of(acts, users=USERS)], FIRST)
+
+    pieces = folded(data.draw(strategies.deliveries(acts)), FIRST)
+
+    assert same_bits(whole, pieces)
+
+
+@given(st.data())
+def test_a_row_that_lived_through_models_and_restarts_equals_its_plain_recomputation(data: st.DataObject) -> None:
+    acts = data.draw(strategies.histories())
+    rows = profile.empty(len(USERS))
+    model: Model | None = None
+
+    for begin, end in data.draw(strategies.cuts(len(acts))):
+        model = data.draw(st.sampled_from([None, FIRST, SECOND]))
+        rows = stored(rows, model)
+        rows = profile.fold(rows, run_of(acts[begin:end], begin, USERS), model.encoder if model else None).rows
+
+    built = rows.built.tolist()
+    plain = [recompute(events_of(acts, user), model, built=built[i], partition=3) for i, user in enumerate(USERS)]
+    assert profile.pack(rows, partition=3) == plain
+
+
+@given(strategies.histories(), st.sampled_from([None, FIRST]))
+def test_a_run_that_is_delivered_again_changes_nothing(acts: list[Act], model: Model | None) -> None:
+    run = run_of(acts, users=USERS)
+    once = folded([run], model)
+
+    again = profile.fold(once, run, model.encoder if model else None)
+
+    assert not again.changed.any()
+    assert not again.counted.any()
+    assert not again.repeated.any()
+    assert same_bits(again.rows, once)
+
+
+def test_fold_tells_which_rows_moved_on_and_what_became_of_each_event() -> None:
+    run = run_of(
+        [like("anna", "a1", event_id="e1"), like("anna", "a2", event_id="e1"), like("ben", "a1", event_id="e1")],
+        users=USERS,
+    )
+
+    result = profile.fold(profile.empty(3), run, None)
+
+    assert result.changed.tolist() == [True, True, False]
+    assert result.counted.tolist() == [True, False, True]  # another user's event may have the same id
+    assert result.repeated.tolist() == [False, True, False]
+
+
+def test_a_retry_by_the_producer_moves_the_offset_and_nothing_else() -> None:
+    once = rows_after(toy_model(), like("anna", "a1", event_id="e1"))
+
+    retry = run_of([like("anna", "a1", at=START + DAY, event_id="e1")], first_offset=5)
+    again = profile.fold(once, retry, toy_model().encoder)
+
+    assert again.changed.tolist() == [True]
+    assert same_bits(dataclasses.replace(again.rows, offset=once.offset), once)
+    assert again.rows.offset.tolist() == [5]
+
+
+def test_an_event_id_is_forgotten_after_as_many_others_as_a_row_remembers() -> None:
+    others = [like("anna", "a1", event_id=f"other-{number}") for number in range(profile.RECENT_SIZE)]
+    run = run_of([like("anna", "a1", event_id="e"), *others[:-1], like("anna", "a1", event_id="e")])
+    longer = run_of([like("anna", "a1", event_id="e"), *others, like("anna", "a1", event_id="e")])
+
+    remembered = profile.fold(profile.empty(1), run, None)
+    forgotten = profile.fold(profile.empty(1), longer, None)
+
+    assert remembered.repeated[-1]
+    assert not forgotten.repeated[-1]
+
+
+@given(st.lists(st.tuples(st.sampled_from(strategies.KNOWN), st.floats(-1, 1, width=32)), max_size=20), st.randoms())
+def test_the_order_of_arrival_changes_the_sums_by_rounding_only(
+    deeds: list[tuple[str, float]], random: object
+) -> None:
+    acts = [Act("anna", item, weight, START + step * DAY // 3) for step, (item, weight) in enumerate(deeds)]
+    mixed = acts.copy()
+    random.shuffle(mixed)  # type: ignore[attr-defined]
+
+    in_time = folded([run_of(acts, users=USERS)], FIRST)
+    late = folded([run_of(mixed, users=USERS)], FIRST)
+
+    # Every event adds one product and at most one decay, each rounded to a relative 2⁻²⁴, to sums of at most Σ |y f|.
+    most = len(acts) * float(np.abs(FIRST.encoder.item_vectors).max(initial=1))
+    np.testing.assert_allclose(late.state, in_time.state, rtol=0, atol=4 * len(acts) * most * 2.0**-24)
+    assert late.at.tolist() == in_time.at.tolist()
+    assert (late.liked.tolist(), late.disliked.tolist()) == (in_time.liked.tolist(), in_time.disliked.tolist())
+
+
+def test_an_event_counts_half_after_a_half_life_and_a_late_one_as_if_it_had_come_in_time() -> None:
+    model = toy_model()
+    half_life = int(model.encoder.half_life_seconds * 1000)
+
+    in_time = rows_after(model, like("anna", "a1"), like("anna", "b1", at=START + half_life))
+    late = rows_after(model, like("anna", "b1", at=START + half_life), like("anna", "a1"))
+
+    assert in_time.state[0].tolist() == [0.5, 1, 0, 0, 1.5, 0]
+    assert late.state[0].tolist() == [0.5, 1, 0, 0, 1.5, 0]
+
+
+def test_likes_and_dislikes_are_summed_apart() -> None:
+    rows = rows_after(toy_model(), like("anna", "a1"), dislike("anna", "a1"), view("anna", "b1"))
+
+    assert rows.state[0] == pytest.approx([1, 0.1, 1, 0, 1.1, 1])
+    assert (rows.events.tolist(), rows.liked.tolist(), rows.disliked.tolist()) == ([3], [2], [1])
+
+
+@given(strategies.histories(), strategies.histories())
+def test_the_arguments_of_fold_stay_as_they_were(before: list[Act], acts: list[Act]) -> None:
+    rows = folded([run_of(before, users=USERS)], FIRST)
+    run = run_of(acts, first_offset=len(before), users=USERS)
+    rows_then, run_then = copy.deepcopy(rows), copy.deepcopy(run)
+
+    profile.fold(rows, run, FIRST.encoder)
+    profile.fold(rows, run, SECOND.encoder)
+    profile.fold(rows, run, None)
+
+    assert same_bits(rows, rows_then)
+    assert same_bits(run, run_then)
+
+
+def test_a_run_of_read_only_columns_is_folded_like_any_other() -> None:
+    run = run_of([like("anna", "a1"), dislike("anna", "b1", event_id="e")])
+    frozen = copy.deepcopy(run)
+    for field in dataclasses.fields(frozen):
+        column = getattr(frozen, field.name)
+        if isinstance(column, np.ndarray):
+            column.setflags(write=False)
+
+    rows = profile.fold(profile.empty(1), frozen, toy_model().encoder).rows
+
+    assert same_bits(rows, profile.fold(profile.empty(1), run, toy_model().encoder).rows)
+
+
+def test_users_without_events_and_runs_without_either_are_fine() -> None:
+    nobody = profile.fold(profile.empty(0), run_of([]), FIRST.encoder)
+    idle = profile.fold(profile.empty(3), run_of([like("ben", "i1")], users=USERS), FIRST.encoder)
+
+    assert (len(nobody.rows), len(nobody.counted), profile.pack(nobody.rows, 0)) == (0, 0, [])
+    assert len(profile.unpack([], FIRST.encoder.width, FIRST.encoder.key)) == 0
+    assert idle.changed.tolist() == [False, True, False]
+    assert idle.rows.offset.tolist() == [-1, 0, -1]
+
+
+@pytest.mark.parametrize("at", [-1, -(2**63), 2**32 * 1000, 2**63 - 1])
+def test_times_that_a_row_cannot_hold_count_as_the_nearest_that_it_can(at: int) -> None:
+    nearest = min(max(at, 0), profile.AT_MAX)
+
+    rows = rows_after(toy_model(), like("anna", "a1"), like("anna", "a2", at=at))
+
+    assert same_bits(rows, rows_after(toy_model(), like("anna", "a1"), like("anna", "a2", at=nearest)))
+    assert np.isfinite(rows.state).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": np.array([1, np.nan], np.float32)}, "weights"),
+        ({"weight": np.array([1, 1.5], np.float32)}, "weights"),
+        ({"user": np.array([0, 1], np.int32)}, "users"),
+        ({"user": np.array([0, -1], np.int32)}, "users"),
+        ({"offset": np.array([3, 3], np.int64)}, "offsets"),
+        ({"offset": np.array([3, 2], np.int64)}, "offsets"),
+        ({"at": np.array([START], np.int64)}, "columns"),
+        ({"users": ["anna", "ben"]}, "rows"),
+    ],
+)
+def test_a_run_that_would_spoil_a_row_stops_the_worker(change: dict[str, object], message: str) -> None:
+    run = dataclasses.replace(run_of([like("anna", "a1"), like("anna", "a2")]), **change)  # type: ignore[arg-type]
+
+    with pytest.raises(AssertionError, match=message):
+        profile.fold(profile.empty(1), run, None)
+
+
+def many(count: int) -> list[Act]:
+    """More than a row remembers, each with an id, an item and a time of its own."""
+    return [
+        Act("anna", f"item-{number}", 1.0 if number % 3 else -1.0, START + 1000 * number, f"event-{number}")
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [63, 64, 65, 127, 128, 129, 640, 641, 1300])
+def test_a_history_longer_than_the_rings_equals_its_plain_recomputation(count: int) -> None:
+    acts = many(count)
+
+    rows = rows_after(FIRST, *acts)
+    again = profile.rebuilt(stored(rows, SECOND), SECOND.encoder)
+
+    assert profile.pack(rows, 0) == [recompute(events_of(acts, "anna"), FIRST)]
+    assert profile.pack(again, 0) == [recompute(events_of(acts, "anna"), SECOND, built=count - 1)]
+
+
+def test_the_latest_interactions_come_newest_first() -> None:
+    acts = many(profile.RING_SIZE + 5)
+    rows = rows_after(None, *acts)
+
+    keys, weights = rows.latest(profile.RING_SIZE + 2)
+
+    newest = acts[: -profile.RING_SIZE - 1 : -1]
+    assert keys[0].tolist() == [*(key_of(act.item) for act in newest), 0, 0]
+    assert weights[0].tolist() == [*(act.weight for act in newest), 0, 0]
+
+
+def test_of_a_short_history_the_latest_interactions_are_those_that_there_are() -> None:
+    keys, weights = rows_after(None, like("anna", "a1"), dislike("anna", "a2")).latest(3)
+
+    assert keys[0].tolist() == [key_of("a2"), key_of("a1"), 0]
+    assert weights[0].tolist() == [-1, 1, 0]
+
+
+def test_counts_turn_over_without_harm() -> None:
+    full = np.array([2**32 - 1], np.uint32)
+    rows = dataclasses.replace(profile.empty(1), events=full, liked=full, seen_count=full, recent_count=full)
+
+    after = profile.fold(rows, run_of([like("anna", "a1", event_id="e")]), None).rows
+
+    assert (after.events.tolist(), after.liked.tolist()) == ([0], [0])
+    assert len(profile.pack(after, 0)[0]) <= profile.ROW_BYTES_MAX
+
+
+@given(st.data())
+def test_packing_and_unpacking_change_nothing(data: st.DataObject) -> None:
+    model = data.draw(st.sampled_from([None, FIRST]))
+    acts = data.draw(strategies.histories())
+    rows = profile.rebuilt(folded([run_of(acts, users=USERS)], model), model.encoder if model else None)
+    traits = [np.arange(1, 2 + number, dtype=np.uint64) for number in range(3)]
+    rows = profile.with_traits(rows, traits, np.array([4, 5, 6]))
+
+    assert same_bits(stored(rows, model), rows)
+
+
+def test_a_user_of_whom_nothing_is_kept_is_a_new_user_between_others() -> None:
+    rows = rows_after(FIRST, like("anna", "i1"), like("ben", "i2"))
+    anna, ben = profile.pack(rows, 0)
+
+    read = profile.unpack([None, anna, None, ben], FIRST.encoder.width, FIRST.encoder.key)
+
+    assert profile.pack(read, 0)[1::2] == [anna, ben]
+    assert read.offset.tolist() == [-1, 0, -1, 1]
+    assert same_bits(profile.unpack([None], 4, 7), profile.empty(1, 4))
+
+
+def test_the_fullest_row_with_the_widest_state_fits() -> None:
+    widest = random_model(dim=(profile.STATE_MAX - 2) // 2, version="widest")
+    rows = rows_after(widest, *many(profile.SEEN_SIZE + 100))
+    traits = np.arange(1, profile.TRAITS_MAX + 5, dtype=np.uint64)
+    rows = profile.with_traits(rows, [traits], np.array([1]))
+
+    length = len(profile.pack(rows, 0)[0])
+
+    assert widest.encoder.width == profile.STATE_MAX
+    assert length == profile.ROW_BYTES_MAX
+
+
+def golden_row() -> bytes:
+    rows = rows_after(
+        toy_model(),
+        like("anna", "a1", event_id="first"),
+        dislike("anna", "b1", at=START + DAY),
+        view("anna", "never seen", at=START + 2 * DAY + 500),
+    )
+    rows = profile.with_traits(rows, [np.array([key_of("taste=a")], np.uint64)], np.array([7]))
+    return profile.pack(rows, partition=2)[0]
+
+
+def test_the_layout_is_the_one_on_disk() -> None:
+    expected = bytes.fromhex(GOLDEN.read_text())
+
+    row = golden_row()
+
+    assert row == expected, "rows on disk have this layout: a new one needs a new version byte and a way to read the old"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 71, 72, 100, -1])
+def test_a_truncated_row_is_refused(cut: int) -> None:
+    row = golden_row()[:cut]
+
+    with pytest.raises(RowUnreadable, match="bytes"):
+        profile.unpack([golden_row(), row], 6, key_of("toy-1"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("layout", 2, "layout 1"),
+        ("layout", 0, "layout 1"),
+        ("state", 7, "bytes"),
+        ("state", 60_000, "at most"),
+        ("traits", 2, "bytes"),
+        ("traits", 200, "at most"),
+        ("events", 4, "bytes"),
+        ("seen", 1, "bytes"),
+        ("recent", 2**32 - 1, "bytes"),
+    ],
+)
+def test_a_damaged_header_is_refused(field: str, value: int, message: str) -> None:
+    row = np.frombuffer(golden_row(), np.uint8).copy()
+    row[: profile.HEADER.itemsize].view(profile.HEADER)[field] = value
+
+    with pytest.raises(RowUnreadable, match=message):
+        profile.unpack([golden_row(), row.tobytes()], 6, key_of("toy-1"))
+
+
+def test_a_row_with_bytes_too_many_is_refused() -> None:
+    with pytest.raises(RowUnreadable, match="bytes"):
+        profile.unpack([golden_row() + b"\0"], 6, key_of("toy-1"))
+
+
+def test_a_row_of_another_model_is_made_anew_from_its_ring() -> None:
+    acts = [like("anna", "i1"), dislike("anna", "i2", at=START + DAY)]
+    rows = rows_after(FIRST, *acts)
+
+    changed = profile.rebuilt(stored(rows, SECOND), SECOND.encoder)
+
+    fresh = rows_after(SECOND, *acts)
+    np.testing.assert_allclose(changed.state, fresh.state, rtol=1e-6, atol=1e-6)
+    assert changed.model.tolist() == [SECOND.encoder.key]
+    assert changed.built.tolist() == [1]
+    assert profile.rebuilt(changed, SECOND.encoder) is changed
+
+
+def test_an_item_that_no_model_knew_counts_when_one_does() -> None:
+    early = toy_model("early", items=[item for item in toy_model().items.ids if item != "b8"])
+    later = toy_model("later")
+    rows = rows_after(early, like("anna", "b8"))
+
+    known = profile.rebuilt(rows, later.encoder)
+
+    assert rows.state[0].tolist() == [0, 0, 0, 0, 0, 0]
+    assert known.state[0].tolist() == [0, 1, 0, 0, 1, 0]
+
+
+def test_before_the_first_model_a_row_keeps_everything_but_a_state() -> None:
+    rows = rows_after(None, like("anna", "a1"))
+
+    later = profile.rebuilt(rows, toy_model().encoder)
+
+    assert rows.state.shape == (1, 0)
+    assert (rows.model.tolist(), rows.built.tolist()) == ([0], [-1])
+    assert later.state[0].tolist() == [1, 0, 0, 0, 1, 0]
+
+
+def test_without_a_model_a_row_forgets_who_built_it() -> None:
+    rows = profile.rebuilt(rows_after(toy_model(), like("anna", "a1")), toy_model("toy-2").encoder)
+
+    forgotten = profile.rebuilt(rows, None)
+
+    assert rows.built.tolist() == [0]
+    assert (forgotten.model.tolist(), forgotten.built.tolist(), forgotten.state.shape) == ([0], [-1], (1, 0))
+
+
+def test_demographics_are_replaced_by_newer_ones_only() -> None:
+    rows = new_rows(toy_model(), 3)
+    rows = profile.with_traits(rows, [np.array([1, 2], np.uint64)] * 3, np.array([5, 5, 5]))
+
+    rows = profile.with_traits(rows, [np.array([3], np.uint64)] * 3, np.array([4, 5, 6]))
+
+    assert rows.traits_count.tolist() == [2, 2, 1]
+    assert rows.traits[:, :2].tolist() == [[1, 2], [1, 2], [3, 0]]
+    assert rows.users_offset.tolist() == [5, 5, 6]
+
+
+def test_a_row_of_demographics_alone_equals_its_plain_recomputation() -> None:
+    stale = profile.empty(1, toy_model().encoder.width)
+
+    rows = profile.with_traits(stale, [np.array([9, 8], np.uint64)], np.array([3]))
+
+    assert profile.pack(rows, 1) == [recompute([], None, partition=1, traits=[9, 8], users_offset=3)]
