@@ -213,7 +213,7 @@ def fold(rows: Rows, run: Interactions, encoder: Encoder | None) -> Folded:
 
 
 def _check_run(rows: Rows, run: Interactions) -> None:
-    """The kernels check no bound, one NaN would stay in a row forever, and an offset that falls would lose its event."""
+    """The kernels check no bound, one NaN would stay in a row, and an offset that falls would lose its event."""
     columns = (run.user, run.item, run.weight, run.at, run.offset, run.event, run.excludes)
     if len(rows) != len(run.users) or {len(column) for column in columns} != {len(run)}:
         lengths = [len(column) for column in columns]

@@ -71,6 +71,11 @@ class EmbeddedBroker:
             stop_child(self._process, grace_seconds=5.0)
             self._process = None
 
+    def wait(self) -> None:
+        """Returns when the broker has ended, or with KeyboardInterrupt."""
+        if self._process is not None:
+            self._process.wait()
+
     def __enter__(self) -> EmbeddedBroker:
         self.start()
         return self

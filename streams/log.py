@@ -138,16 +138,19 @@ class InteractionLog:
 
     @property
     def offsets(self) -> dict[int, int]:
-        """partition → offset after the last durable one: where to go on reading."""
+        """partition → offset after the last durable one: where a restart goes on."""
         return {partition: segments[-1][0].last + 1 for partition, segments in self._segments.items() if segments}
+
+    @property
+    def read_up_to(self) -> dict[int, int]:
+        """partition → offset after the last one taken up, durable or not."""
+        return self.offsets | {partition: pending.last + 1 for partition, pending in self._pending.items()}
 
     def add(self, partition: int, first: int, last: int, rows: pa.RecordBatch) -> None:
         """Takes up the records from offset `first` to `last` of a partition: the good ones among them, as columns."""
-        pending = self._pending.get(partition)
-        if pending is None:
-            pending = self._pending[partition] = _Pending(first, last, [])
-        elif first <= pending.last:
-            raise AssertionError(f"offset {first} of partition {partition} comes after {pending.last}")
+        if first < self.read_up_to.get(partition, 0):
+            raise AssertionError(f"offset {first} of partition {partition} after {self.read_up_to[partition] - 1}")
+        pending = self._pending.setdefault(partition, _Pending(first, last, []))
         pending.last = last
         if rows.num_rows:
             pending.batches.append(rows)

@@ -1,4 +1,4 @@
-"""What can be watched of a worker: own names, base units, no user or item in a label; zero is visible from the start."""
+"""What can be watched of a worker: own names, base units, no user or item in a label, zero visible from the start."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Where the partitions of a topic end.
 
-A broker answers a ListOffsets request with the offset after the last record; the embedded broker answers with the first
-offset of the last *batch*, plus one. Whoever trusts that stops reading too early, or finds his own offset beyond the end
-(Faust's ConsistencyError "persisted offset … higher than the last offset"). Every fetch, however, carries the true end,
-so one record is fetched from each partition.
+A broker answers a ListOffsets request with the offset after the last record; the embedded broker answers with the
+first offset of the last *batch*, plus one. Whoever trusts that stops reading too early, or finds his own offset beyond
+the end (Faust's ConsistencyError "persisted offset … higher than the last offset"). Every fetch, however, carries the
+true end, so one record is fetched from each partition.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 
-async def end_offsets(bootstrap_servers: Sequence[str], partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+async def end_offsets(
+    bootstrap_servers: Sequence[str], partitions: Iterable[TopicPartition]
+) -> dict[TopicPartition, int]:
     """The offset after the last record of each partition, with a consumer of its own. Raises KafkaError."""
     consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
         bootstrap_servers=list(bootstrap_servers), enable_auto_commit=False, auto_offset_reset="earliest"

@@ -24,16 +24,13 @@ class Pending:
         self._batches.append((future, records))
 
     async def acknowledged(self) -> int | None:
-        """Waits for the broker; the offset of the last record, None if there was none. Raises KafkaError if any failed."""
-        results = await asyncio.gather(*(future for future, _ in self._batches), return_exceptions=True)
-        for result in results:  # all have ended by now: whoever tries again does not race with himself
-            if isinstance(result, BaseException):
-                raise result
+        """Waits for the broker. The offset of the last record, None if there is none. Raises KafkaError."""
         if not self._batches:
             return None
-        last, records = results[-1], self._batches[-1][1]
-        assert isinstance(last, RecordMetadata)
-        return last.offset + records - 1  # a batch is acknowledged with the offset of its first record
+        await asyncio.wait([future for future, _ in self._batches])  # whoever tries again does not race with himself
+        last = [future.result() for future, _ in self._batches][-1]
+        end: int = last.offset + self._batches[-1][1] - 1  # a batch is acknowledged with its first record's offset
+        return end
 
 
 class Outbox:

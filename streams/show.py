@@ -20,6 +20,7 @@ from rich.text import Text
 
 from efficientrec.errors import BrokerUnavailable, RecordInvalid
 from streams.follower import Record
+from streams.offsets import true_ends
 from streams.records import Reason, RecommendationList, decode_item, decode_list
 from streams.replay import partition_of
 from streams.settings import Settings
@@ -127,9 +128,8 @@ def _in_words(reason: Reason, shown: Shown) -> str:
 
 async def _last(consumer: Consumer, partition: TopicPartition, key: bytes, seconds: float) -> Record | None:
     """The newest record of a key."""
-    consumer.assign([partition])
+    end = (await true_ends(consumer, [partition]))[partition]
     first = (await consumer.beginning_offsets([partition]))[partition]
-    end = (await consumer.end_offsets([partition]))[partition]
     look = FIRST_LOOK
     while end > first:
         start = max(first, end - look)
@@ -147,9 +147,8 @@ async def _titles(
     consumer: Consumer, partition: TopicPartition, wanted: Iterable[str], seconds: float
 ) -> dict[str, str]:
     """The titles that these items have now."""
-    consumer.assign([partition])
+    end = (await true_ends(consumer, [partition]))[partition]
     first = (await consumer.beginning_offsets([partition]))[partition]
-    end = (await consumer.end_offsets([partition]))[partition]
     keys = {item_id.encode(): item_id for item_id in wanted}
     titles: dict[str, str] = {}
     async for record in _between(consumer, partition, first, end, seconds):

@@ -101,5 +101,3 @@ def probe(model: Model, list_size: int) -> None:
         raise ArtifactMismatch(f"{model.version} gives scores that are not finite")
     if items > 2 and (lists.items[:, 0] < 0).any():
         raise ArtifactMismatch(f"{model.version} has nothing to recommend to a probe")
-
-

@@ -70,7 +70,8 @@ class Consumer(driver.Consumer):
     def ack(self, message: Message) -> bool:
         """What was not handled counts for nothing, nor what belongs to an earlier generation: both are read again."""
         if message.value.handled and message.generation_id == self.app.consumer_generation_id:
-            return super().ack(message)
+            counted: bool = super().ack(message)
+            return counted
         message.acked = True
         self._unacked_messages.discard(message)
         return False

@@ -35,6 +35,7 @@ from efficientrec.popularity import Popularity
 from efficientrec.profile import Rows
 from efficientrec.recommend import recommend
 from streams.catalogue import Catalogue
+from streams.features import feature_texts
 from streams.follower import Follower
 from streams.lists import Cause, personal_lists, popular_lists
 from streams.metrics import WorkerMetrics
@@ -122,9 +123,11 @@ class Loop:
         """A run of the interactions topic. Each step says what a crash just after it leaves behind.
 
         1. Decode, read rows, fold, recommend. Crash: nothing has happened; the run is delivered again.
-        2. Send changelog rows, lists and dead letters. Crash: some may be out. Rows that are out come back by recovery
-           and skip the run's events by their offset; the run's lists go out again as they were.
-        3. Await every acknowledgement. Crash: as before, with everything out.
+        2. Send changelog rows and await their acknowledgement. Crash: some may be out. They come back by recovery and
+           skip the run's events by their offset; the run's lists go out when it is delivered again.
+        3. Send lists and dead letters and await theirs. Crash: some may be out, and go out again as they were. Were
+           they sent with the rows, a list could be out whose row is lost, and an earlier run, delivered again, would
+           take it back.
         4. Write rows and changelog offset to disk, all or nothing. Crash: the disk may have lost this write, but never
            half of it, and recovery reads on from the offset that it has.
         5. Mark the run as handled, whereupon it may be committed. Crash before the commit: the run is delivered again,
@@ -206,7 +209,7 @@ class Loop:
                 Trigger(run.topic, run.partition, int(rows.offset[user]), decoded.event_ids[last[user]], time_of),
                 run.records[decoded.index[last[user]]].timestamp,
             )
-            for user, time_of in zip(due, times, strict=True)
+            for user, time_of in zip(due.tolist(), times, strict=True)
         ]
         return due, causes
 
@@ -243,10 +246,10 @@ class Loop:
                 with self._metrics.timed("send"):
                     now = self._clock()
                     rows = await self._outbox.send(self._topics.changelog, run.partition, changelog, now)
+                    offset = await rows.acknowledged()
+                    # 3.
                     rest = [await self._outbox.send(self._topics.lists, run.partition, lists, now)]
                     rest += [await self._dead_letter(letter) for letter in letters]
-                    # 3.
-                    offset = await rows.acknowledged()
                     for pending in rest:
                         await pending.acknowledged()
                 break
@@ -319,7 +322,7 @@ def _user_changes(run: Run) -> tuple[dict[bytes, UserChange], list[DeadLetter]]:
             letters.append(DeadLetter(record, "undecodable", str(error)))
             continue
         erases = user is None or (key in changes and changes[key].erases)
-        traits = keys_of([] if user is None else user_traits(user.features))
+        traits = keys_of([] if user is None else user_traits(feature_texts(user.features)))
         changes[key] = UserChange(record.offset, erases, user is not None, traits)
     return changes, letters
 

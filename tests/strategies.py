@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from efficientrec.interactions import Interactions
 from tests.toy import DAY, START, Act, run_of
+
+# On a fresh machine the first example waits for a compiler, which no deadline can tell from a slow test.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 KNOWN = [f"i{number}" for number in range(12)]
 """Items of toy.random_model; few, so that they come again."""

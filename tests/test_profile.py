@@ -38,6 +38,7 @@ from tests.toy import (
 USERS = ["anna", "ben", "clara"]
 FIRST = random_model(1, items=8, version="first")  # knows some of the items that strategies.KNOWN has
 SECOND = random_model(2, items=11, dim=7, version="second")
+SWIFT = random_model(3, items=9, version="swift", half_life_seconds=2)  # every millisecond shows, and hours are nothing
 GOLDEN = Path(__file__).parent / "golden" / "row-v1.hex"
 
 
@@ -54,7 +55,7 @@ def stored(rows: Rows, model: Model | None) -> Rows:
     return profile.unpack(values, model.encoder.width, model.encoder.key) if model else profile.unpack(values, 0, 0)
 
 
-@given(strategies.histories(), st.sampled_from([None, FIRST]))
+@given(strategies.histories(), st.sampled_from([None, FIRST, SWIFT]))
 def test_a_row_equals_its_plain_recomputation_to_the_last_byte(acts: list[Act], model: Model | None) -> None:
     plain = [recompute(events_of(acts, user), model, partition=3) for user in USERS]
 
@@ -80,7 +81,7 @@ def test_a_row_that_lived_through_models_and_restarts_equals_its_plain_recomputa
     model: Model | None = None
 
     for begin, end in data.draw(strategies.cuts(len(acts))):
-        model = data.draw(st.sampled_from([None, FIRST, SECOND]))
+        model = data.draw(st.sampled_from([None, FIRST, SECOND, SWIFT]))
         rows = stored(rows, model)
         rows = profile.fold(rows, run_of(acts[begin:end], begin, USERS), model.encoder if model else None).rows
 
@@ -139,9 +140,7 @@ def test_an_event_id_is_forgotten_after_as_many_others_as_a_row_remembers() -> N
 
 
 @given(st.lists(st.tuples(st.sampled_from(strategies.KNOWN), st.floats(-1, 1, width=32)), max_size=20), st.randoms())
-def test_the_order_of_arrival_changes_the_sums_by_rounding_only(
-    deeds: list[tuple[str, float]], random: object
-) -> None:
+def test_the_order_of_arrival_changes_the_sums_by_rounding_only(deeds: list[tuple[str, float]], random: object) -> None:
     acts = [Act("anna", item, weight, START + step * DAY // 3) for step, (item, weight) in enumerate(deeds)]
     mixed = acts.copy()
     random.shuffle(mixed)  # type: ignore[attr-defined]
@@ -242,14 +241,20 @@ def test_a_run_that_would_spoil_a_row_stops_the_worker(change: dict[str, object]
 
 
 def many(count: int) -> list[Act]:
-    """More than a row remembers, each with an id, an item and a time of its own."""
+    """More than a row remembers, each with its own id and time; every other item is known to no model."""
     return [
-        Act("anna", f"item-{number}", 1.0 if number % 3 else -1.0, START + 1000 * number, f"event-{number}")
+        Act(
+            "anna",
+            f"i{number % 11}" if number % 2 else f"item-{number}",
+            1.0 if number % 3 else -1.0,
+            START + 1000 * number,
+            f"event-{number}",
+        )
         for number in range(count)
     ]
 
 
-@pytest.mark.parametrize("count", [63, 64, 65, 127, 128, 129, 640, 641, 1300])
+@pytest.mark.parametrize("count", [63, 64, 65, 127, 128, 129, 640, 641, 1400])
 def test_a_history_longer_than_the_rings_equals_its_plain_recomputation(count: int) -> None:
     acts = many(count)
 
@@ -310,9 +315,17 @@ def test_a_user_of_whom_nothing_is_kept_is_a_new_user_between_others() -> None:
     assert same_bits(profile.unpack([None], 4, 7), profile.empty(1, 4))
 
 
+def test_some_of_the_rows_are_those_rows_alone() -> None:
+    rows = rows_after(FIRST, like("anna", "i1"), like("ben", "i2"), like("clara", "i3"))
+
+    some = profile.take(rows, np.array([2, 0]))
+
+    assert profile.pack(some, 0) == [profile.pack(rows, 0)[2], profile.pack(rows, 0)[0]]
+
+
 def test_the_fullest_row_with_the_widest_state_fits() -> None:
     widest = random_model(dim=(profile.STATE_MAX - 2) // 2, version="widest")
-    rows = rows_after(widest, *many(profile.SEEN_SIZE + 100))
+    rows = rows_after(widest, *many(2 * profile.SEEN_SIZE + 100))
     traits = np.arange(1, profile.TRAITS_MAX + 5, dtype=np.uint64)
     rows = profile.with_traits(rows, [traits], np.array([1]))
 
@@ -338,7 +351,9 @@ def test_the_layout_is_the_one_on_disk() -> None:
 
     row = golden_row()
 
-    assert row == expected, "rows on disk have this layout: a new one needs a new version byte and a way to read the old"
+    assert row == expected, (
+        "rows on disk have this layout: a new one needs a new version byte and a way to read the old"
+    )
 
 
 @pytest.mark.parametrize("cut", [0, 1, 71, 72, 100, -1])

@@ -41,7 +41,7 @@ CLUSTER = {"a": 0, "b": 1}
 
 
 def toy_model(version: str = "toy-1", items: Sequence[str] = ITEMS) -> Model:
-    """The world as a model. items: those that it knows, the most popular first; leave some out for a model of earlier days."""
+    """The world as a model. items: those that it knows, the most popular first; fewer make a model of earlier days."""
     place = {item: index for index, item in enumerate(items)}
     taste = np.array([[item[0] == "a", item[0] == "b"] for item in items], np.float32).reshape(-1, 2)
 
@@ -172,7 +172,14 @@ def save_toy(model: Model, address: str) -> str:
 
 
 def random_model(
-    seed: int = 0, *, items: int = 60, dim: int = 5, clusters: int = 9, traits: int = 3, version: str = "random"
+    seed: int = 0,
+    *,
+    items: int = 60,
+    dim: int = 5,
+    clusters: int = 9,
+    traits: int = 3,
+    version: str = "random",
+    half_life_seconds: float = 604_800.0,
 ) -> Model:
     """A model of nothing in particular, for what must hold for every model. Some shortlists are shorter than others."""
     rng = np.random.default_rng(seed)
@@ -182,7 +189,9 @@ def random_model(
         return rng.normal(size=shape).astype(np.float32)
 
     def shortlists(owners: int, size: int) -> Shortlists:
-        places = np.array([rng.permutation(items)[:size] for _ in range(owners)], np.int32).reshape(owners, -1)
+        places = np.array([rng.permutation(items)[:size] for _ in range(owners)], np.int32).reshape(
+            owners, min(size, items)
+        )
         length = rng.integers(0, places.shape[1] + 1, (owners, 1))
         scores = -np.sort(-rng.random(places.shape).astype(np.float32), axis=1)
         held = np.arange(places.shape[1]) < length
@@ -193,7 +202,7 @@ def random_model(
         key=key_of(version),
         items=vocabulary,
         item_vectors=numbers(items, dim),
-        half_life_seconds=7 * DAY / 1000,
+        half_life_seconds=half_life_seconds,
         dislike=0.3,
         trait_keys=np.sort(keys_of([f"trait={number}" for number in range(traits)])),
         trait_vectors=numbers(traits, 4),

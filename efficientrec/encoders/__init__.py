@@ -37,8 +37,8 @@ class Encoder(Protocol):
         """The states (users, width) after these events, decayed to the latest of `at` and their times.
 
         state (users, width), decayed to at (users,) milliseconds. user, item, weight, event_at (events,), in order:
-        index of the row, key of the item (unknown items only pass time), signed weight, milliseconds since the epoch (not
-        negative). The arguments stay as they were.
+        index of the row, key of the item (unknown items only pass time), signed weight, milliseconds since the epoch,
+        not negative. The arguments stay as they were.
         """
 
     def taste(self, rows: Rows) -> NDArray[np.float32]:

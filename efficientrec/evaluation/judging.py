@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from efficientrec.evaluation import histories, metrics
 from efficientrec.interactions import keys_of
 from efficientrec.model import Model
+from efficientrec.profile import Rows
 from efficientrec.recommend import recommend
 from efficientrec.training.data import TrainingData
 
@@ -33,6 +34,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.event)
 
+    def halves(self, seed: int) -> tuple[Examples, Examples]:
+        """The examples of two halves of the users, so that what is chosen on one can be scored on the other."""
+        side = (np.random.default_rng(seed).random(self.data.users) < 0.5)[self.data.user[self.event]]
+        return Examples(self.data, self.event[side]), Examples(self.data, self.event[~side])
+
 
 def examples(data: TrainingData, since: int, seed: int, most: int = EXAMPLES_MAX) -> Examples:
     """The liked events from a time (milliseconds) on, of users who did something before, with items new to them; a random
@@ -51,8 +57,13 @@ def examples(data: TrainingData, since: int, seed: int, most: int = EXAMPLES_MAX
 
 def judge(model: Model, held_out: Examples) -> dict[str, float]:
     """How well the model's lists predict the examples. Items that it does not know are misses."""
+    return judge_rows(model, histories.before_each(model, held_out.data, held_out.event), held_out)
+
+
+def judge_rows(model: Model, rows: Rows, held_out: Examples) -> dict[str, float]:
+    """`judge` with the rows that the model's encoder made of the examples' histories."""
     data = held_out.data
-    lists = recommend(model, histories.before_each(model, data, held_out.event), LIST_SIZE)
+    lists = recommend(model, rows, LIST_SIZE)
     wanted = model.items.find(keys_of([data.items[item] for item in data.item[held_out.event].tolist()]))
     hits = (lists.items == wanted[:, None]) & (lists.items >= 0)
     scored = float(lists.ranked.mean()) if len(held_out) else 0.0

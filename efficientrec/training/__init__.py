@@ -1,1 +1,1 @@
-"""Learning a model from interactions. The only place that imports torch."""
+"""Learning a model from interactions: `train.train` is the way in. `memberships` alone imports torch."""

@@ -2,12 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from efficientrec.evaluation.judging import LIST_SIZE, Examples
+from efficientrec.evaluation import histories
+from efficientrec.evaluation.judging import Examples, judge_rows
 from efficientrec.model import Blend, Model
+from efficientrec.profile import Rows
+from efficientrec.training.recipe import Recipe
 
-START = Blend(cluster_weight=0.1, anchor_weight=0.1, anchors=5, anchor_decay=0.8)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voices:
+    """What is chosen after the model's arrays are learned."""
+
+    cluster_weight: float = 0.02
+    anchor_weight: float = 0.1
+    anchors: int = 8
+    anchor_decay: float = 0.9
+    popularity: float = 0.05
+    """What the most popular item of the moment gains over one that nobody touches."""
+    dislike: float = 0.0
+    """γ: how much a dislike takes from the taste that a like gives."""
+
+
+GRID: dict[str, tuple[float, ...]] = {
+    "anchor_weight": (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
+    "cluster_weight": (0.005, 0.02, 0.05, 0.1, 0.2),  # never 0: a cluster that nominates an item is also its reason
+    "popularity": (0.0, 0.02, 0.05, 0.1, 0.2),
+    "anchor_decay": (0.6, 0.7, 0.8, 0.9, 0.95),
+    "anchors": (4, 8, 16, 32),
+    "dislike": (0.0, 0.25, 0.5, 1.0),
+}
+SWEEPS = 2
+EXAMPLES_MIN = 100  # fewer cannot tell two settings apart: the defaults stay
+WORTH = 0.002  # relative gain below which a change is noise and is not made
+
+
+def applied(model: Model, voices: Voices, popularity: NDArray[np.float64]) -> Model:
+    """The model with these voices. popularity (items,): in [0, 1]."""
+    return replace(
+        model,
+        encoder=replace(model.encoder, dislike=voices.dislike),
+        item_bias=(voices.popularity * popularity).astype(np.float32),
+        blend=Blend(
+            cluster_weight=voices.cluster_weight,
+            anchor_weight=voices.anchor_weight,
+            anchors=int(voices.anchors),
+            anchor_decay=voices.anchor_decay,
+        ),
+    )
+
+
+def choose(model: Model, popularity: NDArray[np.float64], held_out: Examples, recipe: Recipe) -> Voices:
+    """The voices that predict the examples best: one after another is tried at a few values, for two rounds.
+
+    What would score more items than the recipe allows is not taken.
+    """
+    voices = Voices()
+    if len(held_out) < EXAMPLES_MIN:
+        return voices
+    rows = histories.before_each(model, held_out.data, held_out.event)
+    limit = max(recipe.scored_min, recipe.scored_share * len(model.items))
+    tried: dict[Voices, float] = {}
+
+    def worth(candidate: Voices) -> float:
+        if candidate not in tried:
+            tried[candidate] = _worth(applied(model, candidate, popularity), rows, held_out, limit)
+        return tried[candidate]
+
+    for _ in range(SWEEPS):
+        for name, values in GRID.items():
+            for value in values:
+                candidate = Voices(**{**asdict(voices), name: value})
+                if worth(candidate) > worth(voices) * (1 + WORTH):
+                    voices = candidate
+    return voices
+
+
+def _worth(model: Model, rows: Rows, held_out: Examples, limit: float) -> float:
+    scores = judge_rows(model, rows, held_out)
+    return scores["ndcg@20"] * min(1.0, limit / max(scores["items_scored"], 1.0))

@@ -56,6 +56,10 @@ class TrainingData:
         """The interactions earlier than a time in milliseconds."""
         return self.chosen(slice(0, int(np.searchsorted(self.at, cut))))
 
+    def weighing(self, weight: float) -> TrainingData:
+        """The same interactions, all with one weight."""
+        return replace(self, weight=np.full(len(self), weight, np.float32))
+
     def cut(self, share: float) -> int:
         """The time in milliseconds from which on the last `share` of the interactions lies."""
         return int(self.at[min(int(len(self) * (1 - share)), len(self) - 1)])

@@ -117,17 +117,18 @@ def _weights(rows: scipy.sparse.csr_matrix, ridge: float) -> tuple[Product, Prod
             return np.asarray(inverse @ thin, np.float32)
 
     else:  # Woodbury: P = (I - Rᵀ (R Rᵀ + λI)⁻¹ R) / λ
-        small = (rows @ rows.T).toarray().astype(np.float64)
-        small[np.diag_indices_from(small)] += ridge
-        factor = scipy.linalg.cho_factor(small, lower=True, overwrite_a=True, check_finite=False)
+        small = (rows @ rows.T).toarray().astype(np.float32)
+        small[np.diag_indices_from(small)] += np.float32(ridge)
+        factor = scipy.linalg.cholesky(small, lower=True, overwrite_a=True, check_finite=False)
         diagonal = np.empty(rows.shape[1], np.float32)
         for first in range(0, rows.shape[1], 1024):  # by parts: whole it would be as large as rows times items
-            part = rows[:, first : first + 1024].toarray().astype(np.float64)
-            diagonal[first : first + 1024] = (1 - (part * scipy.linalg.cho_solve(factor, part)).sum(axis=0)) / ridge
+            part = rows[:, first : first + 1024].toarray()
+            half = scipy.linalg.solve_triangular(factor, part, lower=True, overwrite_b=True, check_finite=False)
+            diagonal[first : first + 1024] = (1 - np.square(half).sum(axis=0)) / np.float32(ridge)
 
         def inverted(thin: Floats) -> Floats:
-            inner = scipy.linalg.cho_solve(factor, np.asarray(rows @ thin, np.float64))
-            return np.asarray((thin - rows.T @ inner) / ridge, np.float32)
+            inner = scipy.linalg.cho_solve((factor, True), np.asarray(rows @ thin, np.float32), check_finite=False)
+            return np.asarray((thin - rows.T @ inner) / np.float32(ridge), np.float32)
 
     def times(thin: Floats) -> Floats:
         return thin - inverted(thin / diagonal[:, None])
@@ -168,8 +169,7 @@ def _placed(
     company /= np.asarray(likes.sum(axis=0), np.float32).ravel()[:, None] + np.float32(ridge)
     scale = float((vectors * company[core]).sum() / max(float((company[core] ** 2).sum()), 1e-9))
     item_vectors = company * np.float32(scale)
-    width = features.shape[1] and dim - (dim - features.shape[1])
-    item_vectors[:, :width] = features
+    item_vectors[:, : features.shape[1]] = features
     item_vectors[core] = vectors
     ranking_vectors[core] = side
     return Ranking(item_vectors, np.ascontiguousarray(ranking_vectors, np.float32))

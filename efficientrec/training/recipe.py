@@ -49,10 +49,6 @@ class Recipe:
     """L: items in a cluster's shortlist."""
     prior: float = 2.0
     """a: members that the overall mean counts for in a cluster's shortlist."""
-    dislike: float = 0.0
-    """γ: how much a dislike takes from the taste that a like gives."""
-    popularity_bias: float = 0.05
-    """What the most popular item of the moment gains over one that nobody touches."""
     steps: int = 400
     """Batches of the membership head."""
     batch: int = 256
@@ -71,7 +67,14 @@ class Recipe:
 
     transition_window: int = 5
     """Interactions after an item that are taken to follow it."""
+    transition_floor: float = 0.3
+    """Least that a transition counts, however its second item was liked."""
     anchor_shortlist: int = 50
     """L': items that an item leads to."""
     popular: int = 200
     """Items kept as popular."""
+
+    scored_share: float = 0.1
+    """Share of the items that may be scored for a list, on average."""
+    scored_min: int = 300
+    """Items that may be scored however small the catalogue."""

@@ -12,18 +12,67 @@ from scipy.sparse import csr_matrix
 from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.errors import TrainingImpossible
-from efficientrec.evaluation import histories
+from efficientrec.evaluation import histories, judging
 from efficientrec.interactions import key_of, keys_of
 from efficientrec.model import Blend, Model
 from efficientrec.profile import TRAITS_MAX
 from efficientrec.shortlists import Shortlists
-from efficientrec.training import memberships, popularity, ranking, transitions, voting
+from efficientrec.training import blending, memberships, popularity, ranking, transitions, voting
+from efficientrec.training.blending import Voices
 from efficientrec.training.data import TrainingData
 from efficientrec.training.descriptions import token_matrix
 from efficientrec.training.recipe import Recipe
 from efficientrec.vocabulary import Vocabulary
 
 Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a training gives."""
+
+    model: Model
+    """Learned from everything: the one to publish."""
+    earlier: Model
+    """The same recipe and voices, learned from what was before `cut` only: the one to judge on what came after."""
+    cut: int
+    """Milliseconds since the epoch."""
+    voices: Voices
+    scores: dict[str, dict[str, float]]
+    """Of `earlier` (as `candidate`) and of popularity, on the events from `cut` on. The voices were chosen on other ones
+    of these events where there are enough."""
+
+
+def train(data: TrainingData, recipe: Recipe, *, version: str, progress: Progress | None = None) -> Trained:
+    """Learns a model.
+
+    1. Hold out the latest interactions.
+    2. Build a model of the others.
+    3. Choose how loud its voices speak on one half of the users' held-out events; score it on the other half's.
+    4. Build the model of everything, with those voices.
+
+    Raises TrainingImpossible when there is too little to learn from, TrainingDiverged when a loss is not finite.
+    """
+    report = progress or (lambda step, share: None)
+    _enough(data)
+    cut = data.cut(recipe.validation_share)
+    earlier, popular = build(data.before(cut), recipe, version, lambda step, share: report(f"held out: {step}", share))
+
+    report("voices", 0.0)
+    held_out = judging.examples(data, cut, recipe.seed, 2 * recipe.examples_max)
+    choosing, scoring = held_out.halves(recipe.seed)
+    voices = blending.choose(earlier, popular, choosing, recipe)
+    earlier = blending.applied(earlier, voices, popular)
+    scores = {
+        "candidate": judging.judge(earlier, scoring),
+        "popularity": judging.judge_popularity(scoring, recipe.popularity_half_life_seconds),
+    }
+
+    model, popular = build(data, recipe, version, report)
+    report("done", 1.0)
+    return Trained(
+        model=blending.applied(model, voices, popular), earlier=earlier, cut=cut, voices=voices, scores=scores
+    )
 
 
 def signed(data: TrainingData, half_life_seconds: float | None) -> csr_matrix:
@@ -47,9 +96,11 @@ def _positive(weights: csr_matrix) -> csr_matrix:
     return liked
 
 
-def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> Model:
-    """A model of these interactions, with a blend that is yet to be chosen."""
-    _enough(data, recipe)
+def build(
+    data: TrainingData, recipe: Recipe, version: str, progress: Progress
+) -> tuple[Model, NDArray[np.float64]]:
+    """A model of these interactions, with voices that are yet to be chosen, and the popularity (items,) of its items in [0, 1]."""
+    _enough(data)
     progress("ranking", 0.0)
     weights = signed(data, None)
     tokens = token_matrix(data.tokens, recipe.token_items_min, recipe.tokens_max)
@@ -78,7 +129,7 @@ def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         items=vocabulary,
         item_vectors=closed.item_vectors,
         half_life_seconds=recipe.half_life_seconds,
-        dislike=recipe.dislike,
+        dislike=0.0,
         trait_keys=trait_keys,
         trait_vectors=head.trait_vectors,
         hidden_weights=head.hidden_weights,
@@ -92,18 +143,22 @@ def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         encoder=encoder,
         clusters=Clusters(head.cluster_weights, head.cluster_bias, kept),
         cluster_shortlists=Shortlists(np.full((clusters, 1), -1, np.int32), np.zeros((clusters, 1), np.float32)),
-        anchor_shortlists=transitions.shortlists(data, recipe.transition_window, recipe.anchor_shortlist),
+        anchor_shortlists=transitions.shortlists(
+            data, recipe.transition_window, recipe.anchor_shortlist, recipe.transition_floor
+        ),
         popular=np.argsort(-decayed, kind="stable")[: recipe.popular].astype(np.int32),
         ranking_vectors=closed.ranking_vectors,
-        item_bias=(recipe.popularity_bias * decayed / max(decayed.max(), 1e-9)).astype(np.float32),
-        blend=Blend(cluster_weight=0.1, anchor_weight=0.1, anchors=5, anchor_decay=0.8),
+        item_bias=np.zeros(len(data.items), np.float32),
+        blend=Blend(cluster_weight=1.0, anchor_weight=1.0, anchors=1, anchor_decay=1.0),
     )
     chosen, p = model.clusters.assign(encoder.vector(histories.all_of(model, data)))
     active = seen > 0
     lists = voting.shortlists(
         chosen[active], p[active], clusters, weights[active], recipe.prior, recipe.cluster_shortlist
     )
-    return replace(model, cluster_shortlists=lists)
+    model = replace(model, cluster_shortlists=lists)
+    relative = decayed / max(float(decayed.max()), 1e-9)
+    return blending.applied(model, Voices(), relative), relative
 
 
 def _traits(data: TrainingData) -> tuple[NDArray[np.uint64], csr_matrix]:
@@ -119,7 +174,7 @@ def _traits(data: TrainingData) -> tuple[NDArray[np.uint64], csr_matrix]:
     return keys_of(names), csr_matrix((np.array(values, np.float32), (rows, columns)), (data.users, len(names)), dtype=np.float32)
 
 
-def _enough(data: TrainingData, recipe: Recipe) -> None:
+def _enough(data: TrainingData) -> None:
     if len(data) == 0 or not (data.weight > 0).any():
         raise TrainingImpossible("no interaction with a positive weight: wait until users like something")
     several = int((np.bincount(data.user, minlength=data.users) >= 2).sum())

@@ -13,12 +13,13 @@ from efficientrec.shortlists import Shortlists
 from efficientrec.training.data import TrainingData
 
 
-def shortlists(data: TrainingData, window: int, size: int, disliked: float = 0.0) -> Shortlists:
-    """The `size` items that most tend to follow each item of the vocabulary. What follows counts as it was liked."""
+def shortlists(data: TrainingData, window: int, size: int, floor: float) -> Shortlists:
+    """The `size` items that most tend to follow each item of the vocabulary. What follows counts as it was liked, and
+    never less than `floor`: where a user goes next tells something even when it disappoints."""
     items = len(data.items)
     order = np.argsort(data.user, kind="stable")
     user, item = data.user[order], data.item[order]
-    worth = np.maximum(data.weight[order], disliked).astype(np.float64)
+    worth = np.maximum(data.weight[order], floor).astype(np.float64)
     total = csr_matrix((items, items), dtype=np.float64)
     for distance in range(1, window + 1):
         same = (user[:-distance] == user[distance:]) & (item[:-distance] != item[distance:])

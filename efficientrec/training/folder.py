@@ -1,0 +1,69 @@
+"""Training and evaluation of a data set in a folder, without Kafka: what `efficientrec train` and `evaluate` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from efficientrec import artifact
+from efficientrec.datasets import read_dataset
+from efficientrec.errors import SettingInvalid
+from efficientrec.evaluation import baselines, protocols
+from efficientrec.training.data import TrainingData, of_dataset
+from efficientrec.training.recipe import Recipe
+from efficientrec.training.train import Progress, Trained, train
+
+PROTOCOLS = ("temporal", "strong")
+
+
+def train_folder(
+    folder: Path | str, out: str, *, version: str, created_at: str, recipe: Recipe, progress: Progress | None = None
+) -> tuple[Trained, str]:
+    """Trains on everything in a folder and writes the artifact to `out`. Returns what was trained, and the digest."""
+    data = of_dataset(read_dataset(folder))
+    trained = train(data, recipe, version=version, progress=progress)
+    digest = artifact.save(
+        trained.model,
+        out,
+        created_at=created_at,
+        window=window(data),
+        settings=asdict(recipe),
+        scores=trained.scores,
+    )
+    return trained, digest
+
+
+def window(data: TrainingData, offsets: dict[str, int] | None = None) -> artifact.Window:
+    """What an artifact says of the interactions it was learned from."""
+    return artifact.Window(
+        interactions=len(data), first_at=int(data.at[0]), last_at=int(data.at[-1]), offsets=offsets or {}
+    )
+
+
+def evaluate_folder(
+    folder: Path | str, protocol: str, *, recipe: Recipe, part: str = "test", progress: Progress | None = None
+) -> dict[str, dict[str, float]]:
+    """Metrics of the model and of the baselines by a protocol (temporal, strong), in one run."""
+    data = of_dataset(read_dataset(folder))
+    if protocol == "temporal":
+        question = protocols.temporal(data)
+    elif protocol == "strong":
+        question = protocols.strong(data, recipe.seed, part)
+    else:
+        raise SettingInvalid(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
+    trained = train(question.train, recipe, version=f"{protocol}-{recipe.seed}", progress=progress)
+    results = {
+        "efficientrec": protocols.answer(trained.model, question),
+        "popularity": protocols.answer_scores(baselines.popularity(question), question),
+    }
+    if protocol == "temporal":
+        recent = baselines.popularity(question, recipe.popularity_half_life_seconds)
+        results["recent popularity"] = protocols.answer_scores(recent, question)
+    if len(data.items) <= EASE_ITEMS_MAX:
+        results["ease"] = protocols.answer_scores(baselines.ease(question, EASE_RIDGE), question)
+    return results
+
+
+EASE_ITEMS_MAX = 12_000  # beyond, the inverse takes minutes
+EASE_RIDGE = 500.0

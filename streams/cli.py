@@ -1,0 +1,251 @@
+"""The command line: one function a command, each of which reads the settings and hands over.
+
+What a command needs is imported when it runs: so a worker never loads torch, and `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from efficientrec.errors import EfficientRecError
+from streams.settings import Settings
+
+app = typer.Typer(
+    name="efficientrec",
+    help="Real-time recommendations from Kafka: interactions in, refreshed lists out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+topics_app = typer.Typer(no_args_is_help=True, help="The topics in Kafka: create them, or check how they are made.")
+app.add_typer(topics_app, name="topics")
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="TOML file with settings; variables EFFICIENTREC_* go over it.", dir_okay=False
+    ),
+]
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder with interactions.csv.gz and, where there are any, items and users.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+
+console = Console()
+
+
+def main() -> None:
+    """Runs the command line; an error of ours is one line, and exit status 1."""
+    try:
+        app()
+    except EfficientRecError as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _settings(config: Path | None) -> Settings:
+    settings = Settings.load(os.environ, config)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-8s %(name)s  %(message)s")
+    if settings.log_level != "DEBUG":
+        for library in ("faust", "mode", "aiokafka", "kafka", "numba"):  # they tell of every step they take
+            logging.getLogger(library).setLevel(logging.WARNING)
+    return settings
+
+
+@app.command()
+def worker(config: Config = None) -> None:
+    """Serve: fold interactions into profiles and publish refreshed lists, until SIGTERM.
+
+    Example: EFFICIENTREC_BROKER=kafka://127.0.0.1:9092 efficientrec worker
+    """
+    from streams.worker import run
+
+    asyncio.run(run(_settings(config)))
+
+
+@app.command()
+def trainer(config: Config = None) -> None:
+    """Keep the interaction log, train models from it, and release those that are good enough, until SIGTERM.
+
+    Example: EFFICIENTREC_TRAIN_EVERY_SECONDS=3600 efficientrec trainer
+    """
+    from streams.trainer import serve
+
+    asyncio.run(serve(_settings(config)))
+
+
+@app.command()
+def broker(
+    port: Annotated[int, typer.Option(help="Port on which it listens.")] = 9092,
+    host: Annotated[str, typer.Option(help="Address on which it listens.")] = "127.0.0.1",
+) -> None:
+    """Run the embedded broker, which speaks Kafka's protocol and keeps everything in memory, until Ctrl-C.
+
+    Example: efficientrec broker --port 9092
+    """
+    from streams.broker import EmbeddedBroker
+
+    with EmbeddedBroker(port, host=host) as running:
+        console.print(f"The broker answers on {running.address}; Ctrl-C stops it and forgets what it holds.")
+        running.wait()
+
+
+@topics_app.command("create")
+def topics_create(config: Config = None) -> None:
+    """Create the topics that are missing; those that exist are left as they are.
+
+    Example: EFFICIENTREC_PARTITIONS=12 efficientrec topics create
+    """
+    from streams import topics
+
+    settings = _settings(config)
+    made = asyncio.run(topics.create(settings))
+    for topic in topics.wanted(settings):
+        state = "created" if topic.name in made else "exists"
+        console.print(f"{state:8} {topic.name}  partitions={topic.partitions} cleanup.policy={topic.cleanup}")
+
+
+@topics_app.command("check")
+def topics_check(config: Config = None) -> None:
+    """Compare the topics with what is needed; say what to change.
+
+    Example: efficientrec topics check
+    """
+    from streams import topics
+
+    asyncio.run(topics.check(_settings(config)))
+    console.print("All topics are as they must be.")
+
+
+@app.command()
+def replay(
+    folder: Annotated[Path, typer.Argument(help="Folder with interactions.csv.gz; items and users go first.")],
+    speed: Annotated[str, typer.Option(help="1000/s: events per second. 60x: times real time. max: no limit.")] = "max",
+    config: Config = None,
+) -> None:
+    """Produce a data set to the topics in the order of its times.
+
+    Example: efficientrec replay data/ml-1m --speed 2000/s
+    """
+    from efficientrec.datasets import read_dataset
+    from streams.replay import Speed, replay
+
+    settings = _settings(config)
+    done = asyncio.run(replay(read_dataset(folder), settings, Speed.parse(speed)))
+    console.print(f"{done.interactions} interactions, {done.items} items, {done.users} users in {done.seconds:.1f} s")
+
+
+@app.command()
+def send(
+    event_type: Annotated[str, typer.Argument(help="Such as like, rating, purchase, hide.")],
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    item: Annotated[str, typer.Argument(help="The item's id.")],
+    value: Annotated[float | None, typer.Option(help="The rating, where the type needs one.")] = None,
+    config: Config = None,
+) -> None:
+    """Send one interaction by hand, with the present time.
+
+    Example: efficientrec send rating 42 318 --value 5
+    """
+    from streams.send import send
+
+    offset = asyncio.run(send(_settings(config), event_type, user, item, value))
+    console.print(f"Sent, at offset {offset} of its partition. efficientrec recommend {user} shows what changed.")
+
+
+@app.command()
+def recommend(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    config: Config = None,
+) -> None:
+    """Show the last list that a user was given, with titles and reasons.
+
+    Example: efficientrec recommend 42
+    """
+    from streams.show import last_list, render
+
+    console.print(render(asyncio.run(last_list(_settings(config), user))))
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder in which the artifact gets a folder of its own.")],
+    seed: Seed = 0,
+) -> None:
+    """Train a model from files, without Kafka, and write its artifact.
+
+    Example: efficientrec train --data data/ml-1m --out models
+    """
+    from efficientrec.training.commands import train_folder
+
+    address, scores = train_folder(data, out, seed, _progress)
+    console.print(f"{address}")
+    _print_scores(scores)
+
+
+@app.command()
+def evaluate(
+    data: Data,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="temporal: later events. strong: users that were not trained on.")
+    ] = "temporal",
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Train and score on held-out interactions beside baselines, without Kafka.
+
+    Example: efficientrec evaluate --data data/ml-1m --protocol strong --json scores.json
+    """
+    from efficientrec.training.commands import evaluate_folder
+
+    scores = evaluate_folder(data, protocol, seed, _progress)
+    _print_scores(scores)
+    if output is not None:
+        output.write_text(json.dumps(scores, indent=2) + "\n")
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Another folder to play; MovieLens latest-small if none is given.")
+    ] = None,
+    until_done: Annotated[
+        bool, typer.Option("--until-done", help="End after the replay instead of staying up.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file.", dir_okay=False)
+    ] = None,
+) -> None:
+    """The whole loop on this machine: broker, worker and trainer on real ratings, with figures while it runs.
+
+    Example: efficientrec demo --until-done --json demo.json
+    """
+    from streams.demo import run_demo
+
+    sys.exit(run_demo(data, until_done, output, console))
+
+
+def _progress(what: str, share: float) -> None:
+    console.print(f"{share:4.0%} {what}", highlight=False)
+
+
+def _print_scores(scores: dict[str, dict[str, float]]) -> None:
+    from rich.table import Table
+
+    metrics = list(dict.fromkeys(metric for row in scores.values() for metric in row))
+    table = Table("", *metrics)
+    for name, row in scores.items():
+        table.add_row(name, *(f"{row[metric]:.4f}" if metric in row else "" for metric in metrics))
+    console.print(table)

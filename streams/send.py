@@ -1,0 +1,31 @@
+"""One interaction by hand: what a producer would send, to the partition where its user lives."""
+
+from __future__ import annotations
+
+import time
+from uuid import uuid4
+
+from streams.outbox import Outbox
+from streams.records import Interaction, decode_interaction, encode
+from streams.replay import partition_of
+from streams.settings import Settings
+from streams.topics import Topics, check
+
+
+async def send(settings: Settings, event_type: str, user_id: str, item_id: str, value: float | None) -> int:
+    """The offset that the broker gave it. Raises InteractionInvalid for what the worker would set aside."""
+    now_ms = time.time_ns() // 1_000_000
+    key = user_id.encode()
+    body = encode(Interaction(event_type, user_id, item_id, now_ms, event_id=str(uuid4()), value=value))
+    decode_interaction(body, key, settings.policy, now_ms)
+    await check(settings)
+    outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+    await outbox.start()
+    try:
+        partition = partition_of(key, settings.partitions)
+        pending = await outbox.send(Topics.of(settings).interactions, partition, [(key, body)], now_ms)
+        offset = await pending.acknowledged()
+    finally:
+        await outbox.stop()
+    assert offset is not None
+    return offset

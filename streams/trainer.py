@@ -1,0 +1,562 @@
+"""The trainer: keeps the interaction log, learns a new model from it now and then, and releases what may serve.
+
+1. *Log.* Interactions of all partitions go to disk; the log's own offsets say where to go on, so a restart neither
+   loses nor repeats any. Offsets are committed only afterwards, and only so that the lag can be seen.
+2. *Learn.* When enough is new, a process of its own trains and judges (learning.py); the log goes on beside it.
+3. *Release.* A model that may serve is announced on the releases topic, and artifacts that nobody needs any more go.
+
+Knows Kafka, the clock and when to train. Knows nothing of how a model is learned or judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import logging
+import os
+import posixpath
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import fsspec
+import msgspec
+import xxhash
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from prometheus_client import CollectorRegistry, start_http_server
+
+from efficientrec import artifact
+from efficientrec.errors import RecordInvalid, SettingInvalid
+from streams import topics
+from streams.features import described, feature_texts
+from streams.follower import Follower, Record
+from streams.learning import ItemAbout, Job, Line, Outcome, Report, Step
+from streams.log import INTERACTIONS_MAX, InteractionLog, rows_of
+from streams.offsets import true_ends
+from streams.outbox import Outbox
+from streams.records import (
+    RELEASE_KEY,
+    SCHEMA_VERSION,
+    Release,
+    decode_interactions,
+    decode_item,
+    decode_release,
+    decode_user,
+    encode,
+    moment_ms,
+    rfc3339,
+)
+from streams.settings import Settings
+from streams.topics import Topics
+from streams.trainer_metrics import TrainerMetrics
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Consumer: TypeAlias = AIOKafkaConsumer[bytes | None, bytes | None]
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+FLUSH_SECONDS: Final = 1.0  # the log is at most this far behind; files this small are merged later
+FLUSH_ROWS: Final = 100_000  # some 20 MB in memory until they are on disk
+POLL_RECORDS: Final = 20_000
+RETRY_SECONDS: Final = 60.0
+"""Pause after a training that failed otherwise than by too few interactions: a full disk, an unreachable store."""
+RECONNECT_SECONDS: Final = 1.0
+ARTIFACTS_KEPT: Final = 10
+"""Newest artifacts that stay, beside the serving and the previous one: room to look back over a few bad days."""
+PARTIAL_SECONDS: Final = 86_400  # a folder left half-written is no longer being written a day later
+
+VERSION: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+
+Clock = Callable[[], int]
+"""Milliseconds since 1970."""
+
+
+class Learner(Protocol):
+    """Who does a training."""
+
+    async def learn(self, job: Job, report: Report) -> Outcome: ...
+
+
+class Trainer:
+    """One trainer; `run` goes on until it is cancelled."""
+
+    def __init__(self, settings: Settings, learner: Learner, metrics: TrainerMetrics, clock: Clock) -> None:
+        self._settings = settings
+        self._topics = Topics.of(settings)
+        self._learner = learner
+        self._metrics = metrics
+        self._clock = clock
+        self._world = World()
+        self._outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+        self._tried: dict[int, int] | None = None
+        """partition → offset up to which interactions were in the last training, ours or that of the serving model."""
+        self._tried_at = 0
+        self._again_at: int | None = None
+        """When to train once more although nothing is new, since the last one failed."""
+        self._committed: Mapping[TopicPartition, OffsetAndMetadata] = {}
+
+    async def run(self) -> None:
+        """Raises what nobody can wait out: SettingInvalid, TopicMismatch, BrokerUnavailable at the start, DataInvalid
+        for a damaged log."""
+        await topics.check(self._settings)
+        servers, world, names = self._settings.bootstrap_servers, self._world, self._topics
+        followers = [
+            Follower(names.items, servers, world.items_came),
+            Follower(names.users, servers, world.users_came),
+            Follower(names.releases, servers, world.releases_came),
+        ]
+        with closing(await asyncio.to_thread(InteractionLog, self._settings.log_dir)) as interactions:
+            log.info(
+                "log of %d interactions in %s; offsets %s",
+                *(interactions.rows, self._settings.log_dir, interactions.offsets),
+            )
+            await self._outbox.start()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for follower in followers:
+                        tasks.create_task(follower.run())
+                    tasks.create_task(self._follow(interactions, followers))
+            except ExceptionGroup as group:
+                raise _first(group) from None  # the others were cancelled for its sake
+            finally:
+                await self._outbox.stop()
+
+    # 1. Log.
+
+    async def _follow(self, interactions: InteractionLog, followers: list[Follower]) -> None:
+        """Logs until cancelled, and sees to it that what is due is learned."""
+        async with asyncio.TaskGroup() as tasks:
+            ready = tasks.create_task(_all_caught_up(followers))
+            training: asyncio.Task[None] | None = None
+            while True:
+                try:
+                    async with _consumer(self._settings) as consumer:
+                        await self._seek(consumer, interactions)
+                        while True:
+                            await self._log_some(consumer, interactions)
+                            is_free = training is None or training.done()
+                            if is_free and ready.done() and self._is_due(interactions):
+                                training = tasks.create_task(self._train(interactions.offsets, interactions.rows))
+                except (KafkaError, OSError) as error:
+                    log.warning("reading interactions again after: %r", error)
+                    await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _seek(self, consumer: Consumer, interactions: InteractionLog) -> None:
+        """To where the log ends, partition by partition."""
+        partitions = [TopicPartition(self._topics.interactions, n) for n in range(self._settings.partitions)]
+        end = await true_ends(consumer, partitions)
+        first = await consumer.beginning_offsets(partitions)
+        for partition in partitions:
+            position = interactions.read_up_to.get(partition.partition, 0)
+            if position > end[partition]:
+                raise SettingInvalid(
+                    f"EFFICIENTREC_LOG_DIR is {str(self._settings.log_dir)!r}, a log that reaches to offset {position} "
+                    f"of partition {partition.partition}; expected one of the present topic {partition.topic}, which "
+                    f"ends at {end[partition]}: move the log of the former topic away"
+                )
+            if 0 < position < first[partition]:
+                lost = first[partition] - position
+                log.warning("%d interactions of %s were deleted before they could be logged", lost, partition)
+            consumer.seek(partition, max(position, first[partition]))
+
+    async def _log_some(self, consumer: Consumer, interactions: InteractionLog) -> None:
+        """Takes what has come; makes it durable now and then. A crash before that reads it again."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + FLUSH_SECONDS
+        while interactions.waiting < FLUSH_ROWS and (left := until - loop.time()) > 0:
+            batches = await consumer.getmany(timeout_ms=int(1000 * min(left, 0.2)), max_records=POLL_RECORDS)
+            for partition, records in batches.items():
+                self._take(partition.partition, records, interactions)
+        await _finished(asyncio.to_thread(interactions.flush))
+        self._metrics.rows.set(interactions.rows)
+        await self._commit(consumer, interactions.offsets)
+
+    def _take(self, partition: int, records: list[Record], interactions: InteractionLog) -> None:
+        values = [record.value for record in records]
+        decoded = decode_interactions(
+            values,
+            [record.key for record in records],
+            [record.offset for record in records],
+            self._clock(),
+            self._settings.policy,
+            int(1000 * self._settings.future_tolerance_seconds),
+        )
+        self._metrics.rejected.inc(len(decoded.rejected))
+        interactions.add(partition, records[0].offset, records[-1].offset, rows_of(decoded, values))
+
+    async def _commit(self, consumer: Consumer, offsets: Mapping[int, int]) -> None:
+        """Shows the lag, here and to whoever asks the broker about the group. Nothing depends on it, so it may fail."""
+        committed = {}
+        for partition in consumer.assignment():
+            done = offsets.get(partition.partition, 0)
+            self._metrics.lags(partition.partition, (consumer.highwater(partition) or done) - done)
+            if done:
+                committed[partition] = OffsetAndMetadata(done, "")
+        if committed == self._committed:
+            return
+        try:
+            await consumer.commit(committed)
+            self._committed = committed
+        except KafkaError as error:
+            log.debug("offsets not committed: %r", error)
+
+    # 2. Learn.
+
+    def _is_due(self, interactions: InteractionLog) -> bool:
+        """Whether to train now: at the first threshold, then when enough is new, or anything after the pause."""
+        now = self._clock()
+        if self._again_at is not None:
+            return now >= self._again_at
+        if self._tried is None and self._world.release is not None:
+            self._tried, self._tried_at = self._world.seen_by_serving, moment_ms(self._world.release.released_at)
+        if self._tried is None:
+            return interactions.rows >= self._settings.train_first_events
+        new = sum(max(0, offset - self._tried.get(n, 0)) for n, offset in interactions.offsets.items())
+        overdue = now - self._tried_at >= 1000 * self._settings.train_every_seconds
+        return new >= self._settings.train_new_events or (new > 0 and overdue)
+
+    async def _train(self, offsets: dict[int, int], rows: int) -> None:
+        """One training, whatever comes of it."""
+        settings, now = self._settings, self._clock()
+        job = Job(
+            version=version_of(now, f"{settings.prefix}/{settings.group}/{offsets}"),
+            created_at=rfc3339(now),
+            installation=_installation(settings),
+            log_dir=str(settings.log_dir),
+            models_dir=settings.models_dir,
+            interactions_max=INTERACTIONS_MAX,
+            seed=settings.train_seed,
+            half_life_seconds=settings.half_life_seconds,
+            popularity_half_life_seconds=settings.popularity_half_life_seconds,
+            margin=settings.train_margin,
+            serving=self._world.release,
+            items=list(self._world.items.values()),
+            users=self._world.users,
+        )
+        log.info("training %s on %d interactions", job.version, rows)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        result = "abandoned"
+        try:
+            outcome = await self._learner.learn(job, _logged_steps(job.version))
+            self._metrics.duration.observe(loop.time() - start)
+            self._metrics.judged(outcome.scores)
+            self._metrics.examples.set(outcome.examples)
+            result = await self._conclude(job, outcome)
+        finally:
+            self._metrics.runs.labels(result).inc()
+        self._tried, self._tried_at = offsets, self._clock()
+        again = result in ("failed", "outdated")
+        self._again_at = self._tried_at + int(1000 * RETRY_SECONDS) if again else None
+
+    async def _conclude(self, job: Job, outcome: Outcome) -> str:
+        """Releases the model if it may serve; returns what came of the training, one of trainer_metrics.OUTCOMES."""
+        for model, scores in outcome.scores.items():
+            log.info("  %-10s %s", model, "  ".join(f"{name} {score:.4g}" for name, score in scores.items()))
+        if outcome.result == "impossible":
+            log.info("nothing to learn yet: %s", outcome.message)
+            return "impossible"
+        if outcome.result == "failed":
+            log.error("training %s failed, again in %g s: %s", job.version, RETRY_SECONDS, outcome.message)
+            return "failed"
+        if outcome.result == "refused":
+            log.warning("%s is not released: %s", job.version, outcome.message)
+            return "refused"
+        if self._world.release != job.serving:
+            log.warning("%s is not released: it was compared with a model that serves no longer", job.version)
+            return "outdated"
+        return await self._release(job, outcome)
+
+    # 3. Release.
+
+    async def _release(self, job: Job, outcome: Outcome) -> str:
+        """Announces the artifact. After a crash just before it lies there for nobody, and is removed in time."""
+        release = Release(
+            schema_version=SCHEMA_VERSION,
+            version=job.version,
+            address=outcome.address,
+            sha256=outcome.sha256,
+            released_at=rfc3339(self._clock()),
+            previous_version=None if job.serving is None else job.serving.version,
+        )
+        try:
+            await (await self._outbox.send_one(self._topics.releases, RELEASE_KEY, encode(release), [])).acknowledged()
+        except KafkaError as error:
+            log.error("%s is not released, again in %g s: %r", job.version, RETRY_SECONDS, error)
+            return "failed"
+        self._metrics.published_at.set(self._clock() / 1000)
+        log.info("%s is released after %.1f s: %s", job.version, outcome.seconds, outcome.message)
+        keep = {release.version, release.previous_version}
+        try:
+            await asyncio.to_thread(clear, self._settings, keep, self._clock())
+        except OSError as error:
+            log.warning("old artifacts in %s stay: %s", self._settings.models_dir, error)
+        return "published"
+
+
+class World:
+    """What the small topics say: items, users, and the release in service."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, ItemAbout] = {}
+        self.users: dict[str, dict[str, str]] = {}
+        self.release: Release | None = None
+        self.seen_by_serving: dict[int, int] = {}
+        """partition → offset after the last interaction that the serving model was trained on."""
+
+    async def items_came(self, records: list[Record]) -> None:
+        """Takes item records; a null removes, one that cannot be read changes nothing."""
+        for record in records:
+            if record.key is None:
+                continue
+            try:
+                if record.value is None:
+                    self.items.pop(record.key.decode(errors="replace"), None)
+                else:
+                    item = decode_item(record.value, record.key)
+                    self.items[item.item_id] = ItemAbout(item.item_id, *described(item))
+            except RecordInvalid as error:
+                log.warning("item at offset %s ignored: %s", record.offset, error)
+
+    async def users_came(self, records: list[Record]) -> None:
+        """The same for users."""
+        for record in records:
+            if record.key is None:
+                continue
+            try:
+                if record.value is None:
+                    self.users.pop(record.key.decode(errors="replace"), None)
+                else:
+                    user = decode_user(record.value, record.key)
+                    self.users[user.user_id] = feature_texts(user.features)
+            except RecordInvalid as error:
+                log.warning("user at offset %s ignored: %s", record.offset, error)
+
+    async def releases_came(self, records: list[Record]) -> None:
+        """Keeps the newest release that can be read."""
+        for record in reversed(records):
+            if record.key != RELEASE_KEY or record.value is None:
+                continue
+            try:
+                release = decode_release(record.value)
+            except RecordInvalid as error:
+                log.error("release at offset %s ignored: %s", record.offset, error)
+                continue
+            self.seen_by_serving = await asyncio.to_thread(_offsets_of, release)
+            self.release = release
+            return
+
+
+class ChildLearner:
+    """Trains in a process of its own (learning.py), which ends with this one."""
+
+    async def learn(self, job: Job, report: Report) -> Outcome:
+        """Cancelled, it ends the process before it returns."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "streams.learning"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **_threads(available_cores())},
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        outcome = None
+        try:
+            with suppress(ConnectionError):  # it died over the job: its status says more
+                process.stdin.write(msgspec.json.encode(job) + b"\n")
+                await process.stdin.drain()
+            async for line in process.stdout:
+                said: Line = msgspec.json.decode(line, type=Line)
+                if isinstance(said, Step):
+                    report(said.name, said.share)
+                else:
+                    outcome = said
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            status = await _finished(process.wait())
+            process.stdin.close()
+        if outcome is None:
+            why = "for lack of memory, it may be" if status == -signal.SIGKILL else "its error stands above"
+            return Outcome(result="failed", message=f"the training process ended with status {status}; {why}")
+        return outcome
+
+
+def version_of(now_ms: int, seed: str) -> str:
+    """A name that sorts by time.
+
+    >>> version_of(1537971300000, "reco")
+    '20180926T141500Z-3a4c'
+    """
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ms / 1000))
+    return f"{moment}-{xxhash.xxh3_64_hexdigest(seed.encode())[:4]}"
+
+
+def clear(settings: Settings, keep: set[str | None], now_ms: int) -> list[str]:
+    """Removes the artifacts that this installation wrote, but for the newest and those to keep; returns their versions.
+
+    What was not written by a trainer of the same prefix and group stays, and so does what cannot be read.
+    """
+    filesystem, root = fsspec.url_to_fs(settings.models_dir)
+    names = sorted((posixpath.basename(path.rstrip("/")) for path in filesystem.ls(root, detail=False)), reverse=True)
+    ours = []
+    for name in names:
+        path = posixpath.join(root, name)
+        if VERSION.fullmatch(name) and _writer(filesystem, path) == _installation(settings):
+            ours.append(name)
+        elif VERSION.match(name) and name.endswith(".partial") and _age_seconds(name, now_ms) > PARTIAL_SECONDS:
+            filesystem.rm(path, recursive=True)
+    gone = [name for name in ours[ARTIFACTS_KEPT:] if name not in keep]
+    for name in gone:
+        filesystem.rm(posixpath.join(root, name), recursive=True)
+        log.info("artifact %s removed", name)
+    return gone
+
+
+def available_cores() -> int:
+    """Cores that this process may use: those it is bound to, and as many as its container may keep busy."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+async def serve(settings: Settings, learner: Learner | None = None, clock: Clock | None = None) -> None:
+    """Runs a trainer with its /metrics until SIGTERM or SIGINT; a training under way is abandoned."""
+    metrics = TrainerMetrics(CollectorRegistry(), Topics.of(settings).interactions, settings.partitions)
+    trainer = Trainer(settings, learner or ChildLearner(), metrics, clock or (lambda: time.time_ns() // 1_000_000))
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    server = None
+    if settings.trainer_metrics_port:
+        try:
+            server = start_http_server(settings.trainer_metrics_port, settings.metrics_host, metrics.registry)
+        except OSError as error:
+            where = f"{settings.metrics_host}:{settings.trainer_metrics_port}"
+            raise SettingInvalid(
+                f"EFFICIENTREC_TRAINER_METRICS_PORT is {settings.trainer_metrics_port}; expected a port that is free "
+                f"({where}: {error.strerror})"
+            ) from error
+    try:
+        await trainer.run()
+    except asyncio.CancelledError:
+        log.info("trainer stopped")
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        if server is not None:
+            server[0].shutdown()
+            server[0].server_close()
+            server[1].join()
+
+
+def _installation(settings: Settings) -> str:
+    """Whose an artifact is, where several installations share a folder."""
+    return f"{settings.prefix}/{settings.group}"
+
+
+def _threads(cores: int) -> dict[str, str]:
+    """Variables by which torch, BLAS and numba start no more threads than there are cores."""
+    return dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(cores)
+    )
+
+
+def _logged_steps(version: str) -> Report:
+    """Logs each step of a training once."""
+    last = ""
+
+    def report(name: str, share: float) -> None:
+        nonlocal last
+        if name != last:
+            log.info("training %s: %s", version, name)
+        last = name
+
+    return report
+
+
+class _Manifest(msgspec.Struct):
+    """What the trainer reads of a manifest."""
+
+    window: artifact.Window
+    settings: dict[str, Any] = {}
+
+
+def _manifest(filesystem: Any, path: str) -> _Manifest | None:
+    """None where there is none that can be read."""
+    try:
+        with filesystem.open(posixpath.join(path, artifact.MANIFEST), "rb") as file:
+            return msgspec.json.decode(file.read(), type=_Manifest)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _writer(filesystem: Any, path: str) -> str | None:
+    manifest = _manifest(filesystem, path)
+    return None if manifest is None else manifest.settings.get("installation")
+
+
+def _offsets_of(release: Release) -> dict[int, int]:
+    """Up to where a release was trained on our topic; nowhere, if it cannot be read or has none."""
+    manifest = _manifest(*fsspec.url_to_fs(release.address))
+    return {} if manifest is None else {int(partition): offset for partition, offset in manifest.window.offsets.items()}
+
+
+def _age_seconds(name: str, now_ms: int) -> float:
+    """Age of a folder by the time in its name."""
+    try:
+        return now_ms / 1000 - calendar.timegm(time.strptime(name[:16], "%Y%m%dT%H%M%SZ"))
+    except ValueError:
+        return 0.0
+
+
+@asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[Consumer]:
+    """A consumer that names a group for its commits, but shares partitions with nobody."""
+    consumer: Consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers,
+        group_id=f"{settings.group}-trainer",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        request_timeout_ms=int(1000 * settings.request_timeout_seconds),
+    )
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def _all_caught_up(followers: list[Follower]) -> None:
+    for follower in followers:
+        await follower.caught_up()
+
+
+async def _finished(work: Awaitable[Result]) -> Result:
+    """The result of what must not be left half-done: a cancellation comes through when it has ended."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
