@@ -119,6 +119,7 @@ def _environ(dataset: Dataset, folder: Path, address: str) -> dict[str, str]:
         "LOG_DIR": str(folder / "log"),
         "SESSION_TIMEOUT_SECONDS": "6",  # the embedded broker lets a group form after half of this
         "HEARTBEAT_INTERVAL_SECONDS": "2",
+        "FETCH_WAIT_SECONDS": "0.02",
         "METRICS_PORT": "0",
         "TRAINER_METRICS_PORT": "0",
         "TRAIN_FIRST_EVENTS": str(max(1, int(len(dataset) * FIRST_TRAINING))),
@@ -168,7 +169,10 @@ class Watch:
     async def run(self) -> None:
         names = self._topics
         consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
+            bootstrap_servers=self._settings.bootstrap_servers,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            fetch_max_wait_ms=int(1000 * self._settings.fetch_wait_seconds),
         )
         await consumer.start()
         try:

@@ -89,6 +89,10 @@ class Settings:
     """Most records of one partition that are handled as one run. More gives throughput, fewer keeps the event loop
     free for heartbeats: the lists of 2,000 users take about a tenth of a second."""
 
+    fetch_wait_seconds: float = _number(0.1, least=0.001, most=10)
+    """How long a broker may hold a fetch when there is nothing new. Kafka answers as soon as there is; the embedded
+    broker looks only about twice in this time, so there it bounds the latency."""
+
     future_tolerance_seconds: float = _number(DAY, least=0)
     """How far an event's time may lie ahead of the worker's clock before the event is refused. One day: time zones
     mistaken by a producer pass, seconds mistaken for milliseconds do not."""

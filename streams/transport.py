@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
@@ -36,6 +38,15 @@ class Run:
         return data
 
 
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's, with our own wait for new records, which Faust fixes at 1.5 seconds."""
+
+    def _create_worker_consumer(self, transport: Transport) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = int(1000 * self.app.fetch_wait_seconds)
+        return consumer
+
+
 class Consumer(driver.Consumer):
     """Delivers runs, and commits only what was delivered to the present generation and acknowledged."""
 
@@ -44,23 +55,32 @@ class Consumer(driver.Consumer):
         self._delivered: dict[TP, deque[int]] = defaultdict(deque)
         """Last offsets of the runs that were handed out and not yet committed, in order."""
 
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
+        """Runs of what a fetch brought; what cannot be delivered now goes back, and will be fetched again.
+
+        A fetch waits up to a second, and a rebalance or a recovery may begin or end meanwhile. Faust lets such records
+        go and seeks to the committed offsets, which moves nothing where nothing was ever committed.
+        """
         records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
             return
-        if not self.flow_active:
-            # A rebalance or a recovery began while the fetch was under way: these records will be fetched again.
-            await self.perform_seek()
-            return
+        returned: set[TP] = set()
         for tp, run in _dealt(records, self.app.run_events_max):
-            if not self.flow_active or self.app.consumer_generation_id != generation:
-                return
-            if active is None or tp in active or tp in self._buffered_partitions:
-                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp) or 0)
-                if self.app.topics.acks_enabled_for(tp.topic):
-                    self._delivered[tp].append(run.records[-1].offset)
-                yield tp, self._message(tp, run)
+            if tp in returned or self.app.consumer_generation_id != generation:
+                continue  # of a partition that was assigned anew every position is new as well
+            if not self.flow_active or not (active is None or tp in active or tp in self._buffered_partitions):
+                returned.add(tp)
+                with suppress(IllegalStateError):  # the partition has gone to another worker
+                    await self._seek(tp, run.records[0].offset)
+                continue
+            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp) or 0)
+            if self.app.topics.acks_enabled_for(tp.topic):
+                self._delivered[tp].append(run.records[-1].offset)
+            yield tp, self._message(tp, run)
 
     def _message(self, tp: TP, run: Run) -> ConsumerMessage:
         message = self._to_message(tp, run.records[-1])
@@ -80,11 +100,12 @@ class Consumer(driver.Consumer):
         """Offset after the last run of an unbroken row of acknowledged ones; None when there is none.
 
         Faust's own looks for gaps between offsets, of which runs consist, and stays stuck for ever when the first run
-        of a partition is a single record.
+        of a partition is a single record. A run that came twice is not acknowledged twice, so what lies below the
+        committed offset counts as done.
         """
-        delivered, acked = self._delivered[tp], self._acked_index[tp]
+        delivered, acked, committed = self._delivered[tp], self._acked_index[tp], self._committed_offset[tp]
         newest = None
-        while delivered and delivered[0] in acked:
+        while delivered and (delivered[0] in acked or delivered[0] < (committed or 0)):
             newest = delivered.popleft()
             acked.discard(newest)
         self._acked[tp] = sorted(acked)

@@ -337,6 +337,7 @@ class App(faust.App):
     """A Faust app that delivers runs, with what its agents need started before them and stopped after them."""
 
     run_events_max: int
+    fetch_wait_seconds: float
     services: Services
 
     def _new_transport(self) -> Transport:
@@ -413,6 +414,7 @@ def create_app(settings: Settings) -> App:
         worker_redirect_stdouts=False,
     )
     app.run_events_max = settings.run_events_max
+    app.fetch_wait_seconds = settings.fetch_wait_seconds
     app.services = services = Services(settings)
     table = ProfileTable(
         app,
