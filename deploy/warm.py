@@ -36,9 +36,7 @@ def warm() -> None:
 def _run(model: Model | None, stored: list[bytes] | list[None], offset: int) -> list[bytes]:
     run = run_of([like("anna", "a1", event_id=f"event {offset}"), dislike("ben", "b1")], offset)
     width, key = (0, 0) if model is None else (model.encoder.width, model.encoder.key)
-    folded = profile.fold(
-        profile.unpack(stored, width, key), run, None if model is None else model.encoder
-    )
+    folded = profile.fold(profile.unpack(stored, width, key), run, None if model is None else model.encoder)
     rows = profile.take(folded.rows, np.arange(2))
     if model is None:
         Popularity.from_bytes(None, 1.0).fold(["a1"], run.weight[:1], run.at[:1]).recommend(rows, 8, lambda item: False)

@@ -1,4 +1,5 @@
-"""Reading a data set from a folder: `interactions.csv[.gz]`, and where they exist `items.csv[.gz]` and `users.csv[.gz]`.
+"""Reading a data set from a folder: `interactions.csv[.gz]`, and where they exist `items.csv[.gz]` and
+`users.csv[.gz]`.
 
   interactions   user_id, item_id; rating, timestamp (Unix seconds), position, split where the source has them
   items          item_id; title; genres, categories or attributes joined by `|`; any other column
@@ -205,8 +206,8 @@ def _times(
         return np.round(seconds * 1000).astype(np.int64), "timestamp"
     if "position" not in columns:
         return ORDERED_FROM + ROW_STEP * np.arange(len(user), dtype=np.int64), "rows"
-    # Each user's sequence is spread over the whole span, with a start of its own, so that users interleave as they would
-    # in a stream and no two share a rhythm.
+    # Each user's sequence is spread over the whole span, with a start of its own, so that users interleave as they
+    # would in a stream and no two share a rhythm.
     position = _numbers(path, "position", columns["position"])
     order = np.lexsort((position, user))
     count = np.bincount(user, minlength=len(users))

@@ -16,7 +16,29 @@ from efficientrec.profile import TRAITS_MAX
 
 TITLE_YEAR = re.compile(r"\((\d{4})\)\s*$")
 WORD = re.compile(r"[^\W_]+")
-STOP_WORDS = frozenset("a an and at by de der die for from in la le les of on or the to with".split())
+STOP_WORDS = frozenset(
+    {
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "de",
+        "der",
+        "die",
+        "for",
+        "from",
+        "in",
+        "la",
+        "le",
+        "les",
+        "of",
+        "on",
+        "or",
+        "the",
+        "to",
+    }
+)
 VALUE_LENGTH_MAX = 60  # longer is prose, which no two items share
 AGE_BANDS = (1, 18, 25, 35, 45, 50, 56)  # lower bounds, those of MovieLens 1M, so that its codes stay what they are
 FIRST_TRAITS = ("gender", "sex", "age", "occupation", "country", "state")  # the most telling first: a row holds few

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -186,11 +187,20 @@ def train(
 
     Example: efficientrec train --data data/ml-1m --out models
     """
-    from efficientrec.training.commands import train_folder
+    _calm_threads()
+    from efficientrec.training.folder import train_folder
+    from efficientrec.training.recipe import Recipe
+    from streams.records import rfc3339
+    from streams.trainer import version_of
 
-    address, scores = train_folder(data, out, seed, _progress)
-    console.print(f"{address}")
-    _print_scores(scores)
+    now_ms = time.time_ns() // 1_000_000
+    version = version_of(now_ms, str(seed))
+    address = str(out / version)
+    trained, digest = train_folder(
+        data, address, version=version, created_at=rfc3339(now_ms), recipe=Recipe(seed=seed), progress=_progress
+    )
+    console.print(f"{address}\nsha256 of its manifest: {digest}", soft_wrap=True)
+    _print_scores(trained.scores)
 
 
 @app.command()
@@ -208,9 +218,11 @@ def evaluate(
 
     Example: efficientrec evaluate --data data/ml-1m --protocol strong --json scores.json
     """
-    from efficientrec.training.commands import evaluate_folder
+    _calm_threads()
+    from efficientrec.training.folder import evaluate_folder
+    from efficientrec.training.recipe import Recipe
 
-    scores = evaluate_folder(data, protocol, seed, _progress)
+    scores = evaluate_folder(data, protocol, recipe=Recipe(seed=seed), progress=_progress)
     _print_scores(scores)
     if output is not None:
         output.write_text(json.dumps(scores, indent=2) + "\n")
@@ -235,6 +247,12 @@ def demo(
     from streams.demo import run_demo
 
     sys.exit(run_demo(data, until_done, output, console))
+
+
+def _calm_threads() -> None:
+    """Threads of torch that wait must not spin: on a busy machine that makes a training many times slower."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def _progress(what: str, share: float) -> None:

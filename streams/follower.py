@@ -57,11 +57,9 @@ class Follower:
             known = await consumer._client.fetch_all_metadata()
             partitions = [TopicPartition(self.topic, n) for n in sorted(known.partitions_for_topic(self.topic) or ())]
             ends = await true_ends(consumer, partitions)
-            for partition in partitions:
-                if partition in positions:
-                    consumer.seek(partition, positions[partition])
-                else:
-                    await consumer.seek_to_beginning(partition)
+            await consumer.seek_to_beginning(*partitions)
+            for partition, position in positions.items():
+                consumer.seek(partition, position)
             while True:
                 if not self._caught_up.is_set() and all(
                     [await consumer.position(partition) >= end for partition, end in ends.items()]

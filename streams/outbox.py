@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
 
 BATCH_BYTES = 512 * 1024  # a broker takes about 1 MiB by default; half of it keeps its requests short
+REQUEST_BYTES = 64 * 1024 * 1024  # what is too large is for the broker to say, at the acknowledgement
 
 Headers = Sequence[tuple[str, bytes]]
 KeyValue = tuple[bytes, bytes | None]
@@ -47,7 +48,7 @@ class Outbox:
             bootstrap_servers=self._servers,
             acks="all",
             max_batch_size=BATCH_BYTES,
-            max_request_size=2 * BATCH_BYTES,
+            max_request_size=REQUEST_BYTES,
             request_timeout_ms=int(1000 * self._request_timeout_seconds),
         )
         await self._producer.start()

@@ -56,9 +56,12 @@ class ModelSlot:
         start = perf_counter()
         try:
             model = await asyncio.to_thread(self._load, release)
-        except EfficientRecError as error:
+        except Exception as error:  # whatever it is, it must not end the following of releases
             self._metrics.swaps.labels("refused").inc()
-            log.error("model %s refused, %s goes on serving: %s", release.version, self._serving(), error)
+            unforeseen = not isinstance(error, EfficientRecError)
+            log.error(
+                "model %s refused, %s goes on serving: %r", release.version, self._serving(), error, exc_info=unforeseen
+            )
             return False
         previous, self.current = self._serving(), model
         elapsed = perf_counter() - start

@@ -216,8 +216,8 @@ class Trainer:
     def _is_due(self, interactions: InteractionLog) -> bool:
         """Whether to train now: at the first threshold, then when enough is new, or anything after the pause."""
         now = self._clock()
-        if self._again_at is not None:
-            return now >= self._again_at
+        if self._again_at is not None and now >= self._again_at:
+            return True
         if self._tried is None and self._world.release is not None:
             self._tried, self._tried_at = self._world.seen_by_serving, moment_ms(self._world.release.released_at)
         if self._tried is None:
@@ -257,7 +257,7 @@ class Trainer:
         finally:
             self._metrics.runs.labels(result).inc()
         self._tried, self._tried_at = offsets, self._clock()
-        again = result in ("failed", "outdated")
+        again = result in ("failed", "outdated")  # sooner if enough is new: it may be what was lacking
         self._again_at = self._tried_at + int(1000 * RETRY_SECONDS) if again else None
 
     async def _conclude(self, job: Job, outcome: Outcome) -> str:
@@ -383,10 +383,11 @@ class ChildLearner:
                     report(said.name, said.share)
                 else:
                     outcome = said
+            status = await process.wait()
         finally:
-            with suppress(ProcessLookupError):
+            if process.returncode is None:
                 process.kill()
-            status = await _finished(process.wait())
+                await process.wait()
             process.stdin.close()
         if outcome is None:
             why = "for lack of memory, it may be" if status == -signal.SIGKILL else "its error stands above"
@@ -398,7 +399,7 @@ def version_of(now_ms: int, seed: str) -> str:
     """A name that sorts by time.
 
     >>> version_of(1537971300000, "reco")
-    '20180926T141500Z-3a4c'
+    '20180926T141500Z-adde'
     """
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_ms / 1000))
     return f"{moment}-{xxhash.xxh3_64_hexdigest(seed.encode())[:4]}"
@@ -471,10 +472,10 @@ def _installation(settings: Settings) -> str:
 
 
 def _threads(cores: int) -> dict[str, str]:
-    """Variables by which torch, BLAS and numba start no more threads than there are cores."""
-    return dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(cores)
-    )
+    """Variables by which torch, BLAS and numba start no more threads than there are cores, and threads that wait for
+    each other sleep: spinning, as is their habit, made trainings many times slower on cores that a worker used, too."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return {**dict.fromkeys(names, str(cores)), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
 def _logged_steps(version: str) -> Report:

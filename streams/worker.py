@@ -7,11 +7,13 @@ rebalance, recovery and commit; the library decides; this page keeps the order o
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from threading import Thread
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +21,7 @@ from wsgiref.simple_server import WSGIServer
 
 import faust
 import numpy as np
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 from numpy.typing import NDArray
@@ -57,6 +59,7 @@ from streams.transport import Run, Transport
 
 log = logging.getLogger(__name__)
 
+LAG_SECONDS = 1.0
 STREAM_RUNS_MAX = 16  # runs that wait in memory: a few thousand records each
 POPULARITY_KEY = b"\xffpopularity"  # user ids are UTF-8, in which this byte never occurs
 RETRY_SECONDS = (0.2, 0.5, 1, 2, 5)  # the last one repeats while the broker stays away
@@ -118,6 +121,8 @@ class Loop:
         self._metrics = metrics
         self._clock = clock
         self._locks: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.handled: dict[tuple[str, int], int] = {}
+        """(topic, partition) → offset after the last run that is safe."""
 
     async def interactions(self, run: Run) -> None:
         """A run of the interactions topic. Each step says what a crash just after it leaves behind.
@@ -248,10 +253,9 @@ class Loop:
                     rows = await self._outbox.send(self._topics.changelog, run.partition, changelog, now)
                     offset = await rows.acknowledged()
                     # 3.
-                    rest = [await self._outbox.send(self._topics.lists, run.partition, lists, now)]
-                    rest += [await self._dead_letter(letter) for letter in letters]
-                    for pending in rest:
-                        await pending.acknowledged()
+                    refreshed = await self._outbox.send(self._topics.lists, run.partition, lists, now)
+                    await self._set_aside(letters)
+                    await refreshed.acknowledged()
                 break
             except KafkaError as error:
                 self._metrics.send_failures.inc()
@@ -266,6 +270,22 @@ class Loop:
                 self._store.write(run.partition, changelog, offset)
         # 5.
         run.handled = True
+        self.handled[run.topic, run.partition] = run.records[-1].offset + 1
+
+    async def _set_aside(self, letters: list[DeadLetter]) -> None:
+        """Returns when the broker has them; a record that is too large with its headers goes without its value."""
+        sent = [await self._dead_letter(letter) for letter in letters]
+        for letter, pending in zip(letters, sent, strict=True):
+            try:
+                await pending.acknowledged()
+            except MessageSizeTooLargeError:
+                size = len(letter.record.value or b"")
+                bare = DeadLetter(
+                    replace(letter.record, value=None),
+                    letter.reason,
+                    f"{letter.message} (its value of {size} bytes is too large to be set aside)",
+                )
+                await (await self._dead_letter(bare)).acknowledged()
 
     async def _dead_letter(self, letter: DeadLetter) -> Acknowledgements:
         record = letter.record
@@ -378,6 +398,8 @@ class Services:
         await self.outbox.start()
         self._tasks = [asyncio.create_task(follower.run()) for follower in self._followers]
         await asyncio.gather(*(follower.caught_up() for follower in self._followers))
+        gc.collect()
+        gc.freeze()  # what was loaded by now stays: the collector need not go through it again and again
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -446,6 +468,15 @@ def create_app(settings: Settings) -> App:
     @app.agent(runs_of(topics.users), name="users")
     async def users(runs: AsyncIterator[Run]) -> None:
         await drain(runs, loop.users)
+
+    @app.timer(interval=LAG_SECONDS)
+    async def lag() -> None:
+        consumer, gauge = app.consumer, services.metrics.lag
+        gauge.clear()  # partitions that went to another worker are his to report
+        for tp in consumer.assignment():
+            if tp.topic in (topics.interactions, topics.users):
+                done = loop.handled.get((tp.topic, tp.partition), consumer._committed_offset.get(tp) or 0)
+                gauge.labels(tp.topic, tp.partition).set(max(0, (consumer.highwater(tp) or 0) - done))
 
     @app.on_partitions_assigned.connect
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:

@@ -186,8 +186,7 @@ def test_an_empty_log_is_no_error(tmp_path: Path) -> None:
 
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:
-    with closing(InteractionLog(tmp_path)):
-        with pytest.raises(SettingInvalid, match="another trainer"):
-            InteractionLog(tmp_path)
+    with closing(InteractionLog(tmp_path)), pytest.raises(SettingInvalid, match="another trainer"):
+        InteractionLog(tmp_path)
 
     InteractionLog(tmp_path).close()

@@ -26,7 +26,7 @@ def list_of(user: str, offset: int, *items: str, version: str | None = "m1", par
     return RecommendationList(1, "r", user, version, "2023-11-14T22:13:20.000Z", trigger, "event", [], ranked)
 
 
-def test_an_event_is_looked_up_in_the_list_that_does_not_know_it_yet():
+def test_an_event_is_looked_up_in_the_list_that_does_not_know_it_yet() -> None:
     scores = board()
 
     likes(scores, 0, "u", "a")
@@ -39,7 +39,7 @@ def test_an_event_is_looked_up_in_the_list_that_does_not_know_it_yet():
     assert (scores.score.judged, scores.score.hits) == (2, 1)
 
 
-def test_several_events_between_two_lists_are_all_judged_by_the_earlier_one():
+def test_several_events_between_two_lists_are_all_judged_by_the_earlier_one() -> None:
     scores = board()
 
     likes(scores, 0, "u", "a")
@@ -51,7 +51,7 @@ def test_several_events_between_two_lists_are_all_judged_by_the_earlier_one():
     assert (scores.score.judged, scores.score.hits) == (3, 2)
 
 
-def test_a_list_that_is_read_before_its_event_waits_for_it():
+def test_a_list_that_is_read_before_its_event_waits_for_it() -> None:
     scores = board()
 
     scores.published(list_of("u", 0, "b"), received_ms=7)
@@ -65,7 +65,7 @@ def test_a_list_that_is_read_before_its_event_waits_for_it():
     assert scores.score.latencies_ms == [7, 9]
 
 
-def test_what_a_model_was_trained_on_is_not_counted_for_it():
+def test_what_a_model_was_trained_on_is_not_counted_for_it() -> None:
     scores = board({"m1": {0: 2}})
 
     likes(scores, 0, "u", "a")
@@ -77,7 +77,7 @@ def test_what_a_model_was_trained_on_is_not_counted_for_it():
     assert (scores.score.known, scores.score.judged, scores.score.hits) == (1, 1, 1)
 
 
-def test_disliked_and_repeated_items_are_no_wishes_fulfilled():
+def test_disliked_and_repeated_items_are_no_wishes_fulfilled() -> None:
     scores = board()
 
     likes(scores, 0, "u", "a")
@@ -90,7 +90,7 @@ def test_disliked_and_repeated_items_are_no_wishes_fulfilled():
     assert math.isnan(scores.score.hit_rate)
 
 
-def test_popularity_answers_the_same_question_without_what_the_user_has_met():
+def test_popularity_answers_the_same_question_without_what_the_user_has_met() -> None:
     scores = board()
     for offset in range(12):
         likes(scores, offset, f"fan-{offset}", "hit")

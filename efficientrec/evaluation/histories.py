@@ -14,7 +14,8 @@ from efficientrec.profile import Rows
 from efficientrec.training.data import TrainingData
 
 HISTORY_MAX = profile.SEEN_SIZE
-"""Interactions before a prediction that are folded: what is older neither shows in the sums nor is remembered as seen."""
+"""Interactions before a prediction that are folded: what is older neither shows in the sums nor is remembered as
+seen."""
 
 
 def folded(

@@ -41,8 +41,8 @@ class Examples:
 
 
 def examples(data: TrainingData, since: int, seed: int, most: int = EXAMPLES_MAX) -> Examples:
-    """The liked events from a time (milliseconds) on, of users who did something before, with items new to them; a random
-    sample when there are more than `most`."""
+    """The liked events from a time (milliseconds) on, of users who did something before, with items new to them; a
+    random sample when there are more than `most`."""
     first = np.ones(len(data), np.bool_)
     pair = data.user.astype(np.int64) * len(data.items) + data.item
     order = np.argsort(pair, kind="stable")

@@ -1,7 +1,7 @@
 """Metrics of ranked lists against what users really chose, over whole arrays.
 
-All take `hits` (users, N): whether the item at each rank is a target, and `targets` (users,): how many targets there are,
-in the list or not; and give one value per user. Users without a target must not be passed in.
+All take `hits` (users, N): whether the item at each rank is a target, and `targets` (users,): how many targets there
+are, in the list or not; and give one value per user. Users without a target must not be passed in.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def ndcg(hits: NDArray[np.bool_], targets: NDArray[np.integer], k: int) -> NDArr
 
 def hit_rate(hits: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
     """1 where a target is among the first k, else 0."""
-    return hits[:, :k].any(axis=1).astype(np.float64)
+    return np.asarray(hits[:, :k].any(axis=1), np.float64)
 
 
 def summary(hits: NDArray[np.bool_], targets: NDArray[np.integer]) -> dict[str, float]:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from efficientrec.evaluation import histories, metrics
 from efficientrec.evaluation.judging import LIKED
 from efficientrec.model import Model
+from efficientrec.profile import Rows
 from efficientrec.recommend import recommend
 from efficientrec.training.data import TrainingData
 
 LIST_SIZE = 100
-USERS_AT_ONCE = 1000  # a batch of rows and lists stays in tens of megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ def temporal(data: TrainingData, share: float = 0.1) -> Question:
 
 
 def strong(data: TrainingData, seed: int, part: str = "test", items_min: int = 5, only_liked: bool = True) -> Question:
-    """Strong generalisation: 80/10/10 of the users learn, validate and test; of the liked items of an asked user a random
-    fifth are targets. With only_liked the others are all that is learned and given, each with weight 1, as published
-    figures have it; without it everything else stands beside them with its sign."""
+    """Strong generalisation: 80/10/10 of the users learn, validate and test; of the liked items of an asked user a
+    random fifth are targets. With only_liked the others are all that is learned and given, each with weight 1, as
+    published figures have it; without it everything else stands beside them with its sign."""
     liked = data.weight >= LIKED
     count = np.bincount(data.user[liked], minlength=data.users)
     generator = np.random.default_rng(seed)
@@ -73,26 +73,25 @@ def strong(data: TrainingData, seed: int, part: str = "test", items_min: int = 5
 
 def answer(model: Model, question: Question, size: int = LIST_SIZE) -> dict[str, float]:
     """The metrics of a model, and how many items it scored for a list."""
-    rows = histories.all_of(model, question.given)
-    lists = [
-        recommend(model, histories.chosen(rows, part), size)
-        for part in np.array_split(question.users, max(1, -(-len(question.users) // USERS_AT_ONCE)))
-    ]
-    items = np.concatenate([each.items for each in lists])
-    scored = float(np.concatenate([each.ranked for each in lists]).mean())
-    return {**_metrics(question, items), "items_scored": scored}
+    return answer_rows(model, histories.chosen(histories.all_of(model, question.given), question.users), question, size)
+
+
+def answer_rows(model: Model, rows: Rows, question: Question, size: int = LIST_SIZE) -> dict[str, float]:
+    """`answer` with the rows of the asked users, as the model's encoder made them."""
+    lists = recommend(model, rows, size)
+    return {**_metrics(question, lists.items), "items_scored": float(lists.ranked.mean()) if len(rows) else 0.0}
 
 
 def answer_scores(scores: NDArray[np.floating], question: Question, size: int = LIST_SIZE) -> dict[str, float]:
     """The metrics of a baseline that scores every item (users, items) for every asked user."""
     left = np.where(question.met, -np.inf, scores)
     items = np.argsort(-left, axis=1, kind="stable")[:, :size]
-    items = np.where(np.take_along_axis(left, items, axis=1) > -np.inf, items, -1).astype(np.int32)
-    return {**_metrics(question, items), "items_scored": float(scores.shape[1])}
+    items = np.where(np.take_along_axis(left, items, axis=1) > -np.inf, items, -1)
+    return {**_metrics(question, items.astype(np.int32)), "items_scored": float(scores.shape[1])}
 
 
 def _metrics(question: Question, items: NDArray[np.int32]) -> dict[str, float]:
-    return metrics.summary(metrics.hits_of(items, question.wanted), question.wanted.sum(axis=1))
+    return metrics.summary(metrics.hits_of(items, question.wanted), question.wanted.sum(axis=1).astype(np.int64))
 
 
 def _question(data: TrainingData, train: TrainingData, given: TrainingData, later: TrainingData) -> Question:

@@ -7,18 +7,16 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec.evaluation import histories
-from efficientrec.evaluation.judging import Examples, judge_rows
 from efficientrec.model import Blend, Model
-from efficientrec.profile import Rows
 from efficientrec.training.recipe import Recipe
+from efficientrec.training.trials import Judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voices:
     """What is chosen after the model's arrays are learned."""
 
-    cluster_weight: float = 0.02
+    cluster_weight: float = 0.01
     anchor_weight: float = 0.1
     anchors: int = 8
     anchor_decay: float = 0.9
@@ -29,15 +27,14 @@ class Voices:
 
 
 GRID: dict[str, tuple[float, ...]] = {
-    "anchor_weight": (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
-    "cluster_weight": (0.005, 0.02, 0.05, 0.1, 0.2),  # never 0: a cluster that nominates an item is also its reason
+    "anchor_weight": (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
+    "cluster_weight": (0.002, 0.01, 0.05, 0.1, 0.2),  # never 0: a cluster that nominates an item is also its reason
     "popularity": (0.0, 0.02, 0.05, 0.1, 0.2),
     "anchor_decay": (0.6, 0.7, 0.8, 0.9, 0.95),
-    "anchors": (4, 8, 16, 32),
+    "anchors": (1, 4, 8, 16, 32),
     "dislike": (0.0, 0.25, 0.5, 1.0),
 }
 SWEEPS = 2
-EXAMPLES_MIN = 100  # fewer cannot tell two settings apart: the defaults stay
 WORTH = 0.002  # relative gain below which a change is noise and is not made
 
 
@@ -56,21 +53,21 @@ def applied(model: Model, voices: Voices, popularity: NDArray[np.float64]) -> Mo
     )
 
 
-def choose(model: Model, popularity: NDArray[np.float64], held_out: Examples, recipe: Recipe) -> Voices:
-    """The voices that predict the examples best: one after another is tried at a few values, for two rounds.
+def choose(model: Model, popularity: NDArray[np.float64], judged: Judged, recipe: Recipe) -> Voices:
+    """The voices with the best NDCG: one after another is tried at a few values, for two rounds.
 
-    What would score more items than the recipe allows is not taken.
+    judged: held-out scores of a model, the longest NDCG last. What scores more items for a list than the recipe allows
+    is marked down by as much.
     """
     voices = Voices()
-    if len(held_out) < EXAMPLES_MIN:
-        return voices
-    rows = histories.before_each(model, held_out.data, held_out.event)
     limit = max(recipe.scored_min, recipe.scored_share * len(model.items))
     tried: dict[Voices, float] = {}
 
     def worth(candidate: Voices) -> float:
         if candidate not in tried:
-            tried[candidate] = _worth(applied(model, candidate, popularity), rows, held_out, limit)
+            scores = judged(applied(model, candidate, popularity))
+            gain = [value for name, value in scores.items() if name.startswith("ndcg@")][-1]
+            tried[candidate] = gain * min(1.0, limit / max(scores["items_scored"], 1.0))
         return tried[candidate]
 
     for _ in range(SWEEPS):
@@ -80,8 +77,3 @@ def choose(model: Model, popularity: NDArray[np.float64], held_out: Examples, re
                 if worth(candidate) > worth(voices) * (1 + WORTH):
                     voices = candidate
     return voices
-
-
-def _worth(model: Model, rows: Rows, held_out: Examples, limit: float) -> float:
-    scores = judge_rows(model, rows, held_out)
-    return scores["ndcg@20"] * min(1.0, limit / max(scores["items_scored"], 1.0))

@@ -17,7 +17,9 @@ def token_matrix(tokens: Sequence[Sequence[str]], items_min: int, tokens_max: in
     left out, and so is all but the `tokens_max` most frequent.
     """
     count = Counter(token for listed in tokens for token in listed)
-    kept = sorted((token for token, items in count.items() if items >= items_min), key=lambda token: (-count[token], token))
+    kept = sorted(
+        (token for token, items in count.items() if items >= items_min), key=lambda token: (-count[token], token)
+    )
     place = {token: index for index, token in enumerate(kept[:tokens_max])}
     pairs = [(row, place[token]) for row, listed in enumerate(tokens) for token in listed if token in place]
     rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,11 +9,15 @@ from efficientrec import artifact
 from efficientrec.datasets import read_dataset
 from efficientrec.errors import SettingInvalid
 from efficientrec.evaluation import baselines, protocols
+from efficientrec.training import trials
 from efficientrec.training.data import TrainingData, of_dataset
 from efficientrec.training.recipe import Recipe
 from efficientrec.training.train import Progress, Trained, train
 
 PROTOCOLS = ("temporal", "strong")
+FOREVER_SECONDS = 1e12
+EASE_ITEMS_MAX = 12_000  # beyond, the inverse takes minutes
+EASE_RIDGE = 500.0
 
 
 def train_folder(
@@ -47,12 +50,14 @@ def evaluate_folder(
     """Metrics of the model and of the baselines by a protocol (temporal, strong), in one run."""
     data = of_dataset(read_dataset(folder))
     if protocol == "temporal":
-        question = protocols.temporal(data)
+        question, trial = protocols.temporal(data), trials.later_events
     elif protocol == "strong":
-        question = protocols.strong(data, recipe.seed, part)
+        # What is asked for is drawn from all of a user's time, so nothing may fade.
+        question, trial = protocols.strong(data, recipe.seed, part), trials.new_users
+        recipe = replace(recipe, half_life_seconds=FOREVER_SECONDS)
     else:
         raise SettingInvalid(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
-    trained = train(question.train, recipe, version=f"{protocol}-{recipe.seed}", progress=progress)
+    trained = train(question.train, recipe, version=f"{protocol}-{recipe.seed}", progress=progress, trial=trial)
     results = {
         "efficientrec": protocols.answer(trained.model, question),
         "popularity": protocols.answer_scores(baselines.popularity(question), question),
@@ -63,7 +68,3 @@ def evaluate_folder(
     if len(data.items) <= EASE_ITEMS_MAX:
         results["ease"] = protocols.answer_scores(baselines.ease(question, EASE_RIDGE), question)
     return results
-
-
-EASE_ITEMS_MAX = 12_000  # beyond, the inverse takes minutes
-EASE_RIDGE = 500.0

@@ -1,14 +1,14 @@
 """The membership head: from a profile to soft clusters, learned so that two halves of what one user did agree.
 
-Per batch of users, each one's interactions fall at random into two halves a and b; each half becomes the state that the
-encoder would keep, and passes through the very network that serves (encoders/efficientrec.py). Three losses:
-
-1. *Triplet* (arXiv 2401.09693): max(margin + d(p_a, p_b) - d(p_a, p_n), 0), d the cosine distance of memberships and n the
-   hardest other user in the batch who is still further away than one's own half (semi-hard; where there is none, the furthest
-   does no harm).
-2. *Items*: memberships of a must predict the likes of b, through clusters that own a point in the space of the ranking
-   vectors. This is what makes clusters worth voting: triplets alone only ask that users can be told apart.
-3. *Balance*: each cluster is used equally over a batch, and each user uses few. Without it all users end in the same few.
+1. Clusters start as the groups that tastes fall into (spherical k-means): every cluster has users from the start,
+   which the losses of published systems do not see to by themselves (a mean of centres is all that some of them depend
+   on).
+2. Per batch of users, each one's interactions fall at random into two halves a and b; each half becomes the state that
+   the encoder would keep, and passes through the very network that serves (encoders/efficientrec.py). Two losses:
+   - *Triplet* (arXiv 2401.09693): max(margin + d(p_a, p_b) - d(p_a, p_n), 0), d the cosine distance of memberships and
+     n the nearest other user in the batch who is further away than one's own half (semi-hard).
+   - *Groups*: memberships of either half should be those of the whole user in the groups. This is what keeps clusters
+     apart, evenly used and worth voting: triplets alone only ask that users can be told apart.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from efficientrec.errors import TrainingDiverged
 from efficientrec.training.recipe import Recipe
 
 Floats = NDArray[np.float32]
+GROUP_ROUNDS = 15  # of k-means: later ones move a handful of users
 
 
 class MembershipHead(nn.Module):
@@ -74,87 +75,127 @@ def fit(
     weights: csr_matrix,
     traits: csr_matrix,
     item_vectors: Floats,
-    ranking_vectors: Floats,
     clusters: int,
     recipe: Recipe,
     progress: Callable[[float], None],
 ) -> Memberships:
-    """weights (users, items): signed, decayed. traits (users, traits): each user's, adding up to 1. clusters: how many."""
+    """weights (users, items): signed, decayed. traits (users, traits): each user's, adding up to 1. clusters: how
+    many."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small only wait for each other's threads: 16 ms a step against 200
+    try:
+        return _fit(weights, traits, item_vectors, clusters, recipe, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit(
+    weights: csr_matrix,
+    traits: csr_matrix,
+    item_vectors: Floats,
+    clusters: int,
+    recipe: Recipe,
+    progress: Callable[[float], None],
+) -> Memberships:
     generator = torch.Generator().manual_seed(recipe.seed)
     draw = np.random.default_rng(recipe.seed)
     dim, known = item_vectors.shape[1], traits.shape[1]
     trait_dim = recipe.trait_dim if known else 0
     head = MembershipHead(2 * dim + 2 + trait_dim, recipe.hidden, clusters, generator)
     trait_table = nn.Parameter(torch.randn((known, trait_dim), generator=generator) * 0.1)
-    # Means of f_i are small numbers; the first layer meets them at unit size, and takes the scale into its weights after.
-    scale = torch.ones(2 * dim + 2 + trait_dim)
-    spread = _inputs(weights, item_vectors).std(axis=0)
-    scale[: 2 * dim + 2] = torch.from_numpy(1 / np.maximum(spread, 0.1 * spread.mean() + 1e-8))
+    # Means of f_i are small numbers, most of which all users share: the first layer learns from what differs, at unit
+    # size, and takes centre and scale into its own arrays afterwards.
+    scale, centre = torch.ones(2 * dim + 2 + trait_dim), torch.zeros(2 * dim + 2 + trait_dim)
+    most = draw.permutation(np.flatnonzero(np.diff(weights.indptr) >= 2))[: recipe.head_users]
+    mine, traits = weights[most], traits[most]
+    whole = sums(mine, item_vectors)
+    seen = inputs(whole)
+    spread = seen.std(axis=0)
+    spread = np.maximum(spread, 0.1 * spread[:-2].mean() + 1e-8)
+    spread[-2:] = np.maximum(spread[-2:], 0.5)  # of log counts: users may be alike here, and halves of them are not
+    scale[: 2 * dim + 2] = torch.from_numpy(1 / spread)
+    centre[: 2 * dim + 2] = torch.from_numpy(seen.mean(axis=0))
+    groups = torch.from_numpy(_groups(whole[:, :dim], clusters, min(recipe.clusters_kept, clusters // 2), draw))
 
-    liked = csr_matrix((np.maximum(weights.data, 0), weights.indices, weights.indptr), weights.shape)
-    count = np.asarray(liked.sum(axis=0)).ravel()
-    targets = np.sort(np.argsort(-count, kind="stable")[: recipe.target_items])
-    points = torch.from_numpy(np.ascontiguousarray(ranking_vectors[targets]))
-    points = points / points.norm(dim=1).mean().clamp_min(1e-8)
-    popularity = nn.Parameter(torch.log(torch.from_numpy(count[targets].astype(np.float32)) + 1.0))
-    centres = nn.Parameter(torch.randn((clusters, dim), generator=generator) * (1.0 / dim**0.5))
-
-    parameters = [*head.parameters(), trait_table, popularity, centres]
-    optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate)
+    optimiser = torch.optim.Adam([*head.parameters(), trait_table], lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.steps)
-    eligible = np.flatnonzero(np.diff(weights.indptr) >= 2)
     for step in range(recipe.steps):
-        chosen = draw.choice(eligible, min(recipe.batch, len(eligible)), replace=False)
-        mine = weights[chosen]
+        chosen = draw.choice(len(most), min(recipe.batch, len(most)), replace=False)
+        batch = mine[chosen]
         # Halves of any size from a tenth up: the head must read short histories as well as long ones.
-        part = draw.random(mine.nnz) < np.repeat(draw.uniform(0.1, 0.9, len(chosen)), np.diff(mine.indptr))
-        first, second = _masked(mine, part), _masked(mine, ~part)
+        part = draw.random(batch.nnz) < np.repeat(draw.uniform(0.1, 0.9, len(chosen)), np.diff(batch.indptr))
+        first = sums(csr_matrix((batch.data * part, batch.indices, batch.indptr), batch.shape), item_vectors)
         traits_here = torch.from_numpy(traits[chosen].toarray()) @ trait_table
-        states = [
-            torch.cat((torch.from_numpy(_inputs(half, item_vectors)), traits_here), dim=1) * scale
-            for half in (first, second)
+        logits = [
+            head((torch.cat((torch.from_numpy(inputs(state)), traits_here), dim=1) - centre) * scale)
+            for state in (first, whole[chosen] - first)
         ]
-        logits = [head(state) for state in states]
         p = [torch.sigmoid(each) for each in logits]
-        wanted = np.maximum(second[:, targets].toarray(), 0).astype(np.float32)
-        loss = (
-            _triplet(p[0], p[1], recipe.margin)
-            + recipe.item_loss * _item_loss(p[0], torch.from_numpy(wanted), centres, points, popularity)
-            + recipe.balance * _imbalance(torch.cat(p), recipe.clusters_kept)
-        )
+        agreement = [
+            nn.functional.binary_cross_entropy_with_logits(each, groups[chosen], reduction="none").sum(dim=1).mean()
+            for each in logits
+        ]
+        loss = _triplet(p[0], p[1], recipe.margin) + recipe.group_loss * (agreement[0] + agreement[1])
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
         if step % 20 == 19 or step == recipe.steps - 1:
             if not bool(torch.isfinite(loss)):
-                raise TrainingDiverged(f"the loss of the memberships is {loss.item()} at step {step}: lower learning_rate")
+                raise TrainingDiverged(
+                    f"the loss of the memberships is {loss.item()} at step {step}: lower learning_rate"
+                )
             progress((step + 1) / recipe.steps)
     with torch.no_grad():
-        head.hidden_weights *= scale[:, None]
+        head.hidden_weights.mul_(scale[:, None])
+        head.hidden_bias.sub_(centre @ head.hidden_weights)
     arrays = {name: value.detach().numpy().copy() for name, value in head.named_parameters()}
     return Memberships(**arrays, trait_vectors=trait_table.detach().numpy().copy())
 
 
-def _masked(weights: csr_matrix, kept: NDArray[np.bool_]) -> csr_matrix:
-    return csr_matrix((weights.data * kept, weights.indices, weights.indptr), weights.shape)
+def sums(weights: csr_matrix, item_vectors: Floats) -> Floats:
+    """The states (users, 2d + 2) that the encoder would keep."""
+    likes, dislikes = weights.copy(), weights.copy()
+    likes.data, dislikes.data = np.maximum(weights.data, 0), np.maximum(-weights.data, 0)
+    sides = (likes, dislikes)
+    for side in sides:
+        side.eliminate_zeros()  # in place, which is why they are copies
+    totals = [np.asarray(side.sum(axis=1), np.float32).reshape(-1, 1) for side in sides]
+    return np.concatenate([*(np.asarray(side @ item_vectors, np.float32) for side in sides), *totals], axis=1)
 
 
-def _inputs(weights: csr_matrix, item_vectors: Floats) -> Floats:
-    """What `EfficientRecEncoder.vector` reads (users, 2d + 2), without traits."""
-    up = csr_matrix((np.maximum(weights.data, 0), weights.indices, weights.indptr), weights.shape)
-    down = csr_matrix((np.maximum(-weights.data, 0), weights.indices, weights.indptr), weights.shape)
-    liked = np.asarray(up.sum(axis=1), np.float32).reshape(-1, 1)
-    disliked = np.asarray(down.sum(axis=1), np.float32).reshape(-1, 1)
+def inputs(state: Floats) -> Floats:
+    """What `EfficientRecEncoder.vector` makes of states, without traits."""
+    dim = (state.shape[1] - 2) // 2
+    weight = np.maximum(state[:, -2:], 0)
     return np.concatenate(
-        (
-            (up @ item_vectors) / (1 + liked),
-            (down @ item_vectors) / (1 + disliked),
-            np.log1p(liked),
-            np.log1p(disliked),
-        ),
-        axis=1,
+        (state[:, :dim] / (1 + weight[:, :1]), state[:, dim : 2 * dim] / (1 + weight[:, 1:]), np.log1p(weight)), axis=1
     ).astype(np.float32)
+
+
+def _groups(tastes: Floats, clusters: int, kept: int, draw: np.random.Generator) -> Floats:
+    """Soft memberships (users, clusters) of tastes in their groups: 1 for the nearest, and as steep from there that a
+    user spreads over about `kept` groups."""
+    unit = tastes / np.maximum(np.linalg.norm(tastes, axis=1, keepdims=True), 1e-8)
+    centres = unit[draw.choice(len(unit), clusters, replace=len(unit) < clusters)]
+    for _ in range(GROUP_ROUNDS):
+        nearest = (unit @ centres.T).argmax(axis=1)
+        total = np.asarray(
+            csr_matrix((np.ones(len(unit), np.float32), (nearest, np.arange(len(unit)))), (clusters, len(unit))) @ unit
+        )
+        empty = np.flatnonzero(np.bincount(nearest, minlength=clusters) == 0)
+        total[empty] = unit[draw.choice(len(unit), len(empty))]
+        centres = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-8)
+    likeness = unit @ centres.T
+    likeness -= likeness.max(axis=1, keepdims=True)
+    gentle, steep = 0.1, 1000.0
+    for _ in range(30):
+        middle = (gentle * steep) ** 0.5
+        share = np.exp(middle * likeness)
+        share /= share.sum(axis=1, keepdims=True)
+        spread = float(np.exp(-(share * np.log(share + 1e-12)).sum(axis=1)).mean())
+        gentle, steep = (middle, steep) if spread > kept else (gentle, middle)
+    return np.asarray(np.exp(steep * likeness), np.float32)
 
 
 def _triplet(first: torch.Tensor, second: torch.Tensor, margin: float) -> torch.Tensor:
@@ -170,22 +211,3 @@ def _triplet(first: torch.Tensor, second: torch.Tensor, margin: float) -> torch.
     negative = distance[torch.arange(users), nearest]
     mean = distance.sum() / max(users * users, 1)
     return torch.relu(margin + own - torch.where(semi_hard, negative, mean)).mean()
-
-
-def _item_loss(
-    p: torch.Tensor, wanted: torch.Tensor, centres: torch.Tensor, points: torch.Tensor, popularity: torch.Tensor
-) -> torch.Tensor:
-    """Multinomial log-loss of the other half's likes, under scores p · (centres · points) + popularity."""
-    logits = (p @ centres) @ points.T * 10 + popularity
-    count = wanted.sum(dim=1)
-    told = (wanted * torch.log_softmax(logits, dim=1)).sum(dim=1) / count.clamp_min(1e-6)
-    held = (count > 0).float()
-    return -(told * held).sum() / held.sum().clamp_min(1)
-
-
-def _imbalance(p: torch.Tensor, kept: int) -> torch.Tensor:
-    """How far the use of clusters is from equal (0: equal), and how far a user's memberships are from adding up to `kept`."""
-    share = p / p.sum(dim=1, keepdim=True).clamp_min(1e-6)
-    use = share.mean(dim=0)
-    uneven = (use * torch.log(use.clamp_min(1e-9) * p.shape[1])).sum()
-    return uneven + 0.1 * torch.log(p.sum(dim=1).clamp_min(1e-6) / kept).square().mean()

@@ -1,14 +1,15 @@
-"""The ranking head in closed form: item vectors f_i and ranking vectors h_i, so that a sum of f_i times h_j says how well
-item j fits what a user did.
+"""The ranking head in closed form: item vectors f_i and ranking vectors h_i, so that a sum of f_i times h_j says how
+well item j fits what a user did.
 
-1. *Item-to-item weights* B by ridge regression of each item on all others (EASE, arXiv 1905.03375). Tokens of descriptions
-   stand beside the users as further rows, so that items alike in words support each other, and an item that nobody touched
-   yet gets weights too.
-2. *What descriptions can say of B*: v_i, the best rank-`feature_dim` approximation of B by a linear map of an item's tokens.
-3. *What is left*: e_i, the best rank-`item_dim` approximation of B minus that. Both are weighted by what users really did:
-   it is X B that is approximated, not B (see papers on low-rank EASE).
-4. f_i = concat(v_i, e_i). With few items or few rows this is exact up to rank; with many of both, weights are exact among
-   the most frequent items and the rest are placed by the company they keep.
+1. *Item-to-item weights* B by ridge regression of each item on all others (EASE, arXiv 1905.03375). Tokens of
+   descriptions stand beside the users as further rows, so that items alike in words support each other, and an item
+   that nobody touched yet gets weights too.
+2. *What descriptions can say of B*: v_i, the best rank-`feature_dim` approximation of B by a linear map of an item's
+   tokens.
+3. *What is left*: e_i, the best rank-`item_dim` approximation of B minus that. Both are weighted by what users really
+   did: it is X B that is approximated, not B (see papers on low-rank EASE).
+4. f_i = concat(v_i, e_i). With few items or few rows this is exact up to rank; with many of both, weights are exact
+   among the most frequent items and the rest are placed by the company they keep.
 
 B is never written out when there are fewer rows than items: its products with thin matrices are all that is needed.
 """
@@ -46,8 +47,8 @@ def fit(likes: scipy.sparse.csr_matrix, tokens: scipy.sparse.csr_matrix, recipe:
     """likes (users, items): how much each user liked each item, in (0, 1]. tokens (items, tokens): `token_matrix`."""
     count = np.asarray(likes.sum(axis=0), np.float64).ravel()
     ridge = recipe.ridge * float(np.sqrt((count**2).sum() / max(count.sum(), 1e-9)))
-    described = (tokens * np.float32(np.sqrt(recipe.description_weight))).T.tocsr()
-    rows = scipy.sparse.vstack([likes, described]).tocsr().astype(np.float32)
+    described = scipy.sparse.csr_matrix(tokens.T) * np.float32(np.sqrt(recipe.description_weight))
+    rows = scipy.sparse.csr_matrix(scipy.sparse.vstack([likes, described]), dtype=np.float32)
     items = likes.shape[1]
     if items <= recipe.core_items or rows.shape[0] <= recipe.core_items:
         core = np.arange(items)
@@ -58,7 +59,7 @@ def fit(likes: scipy.sparse.csr_matrix, tokens: scipy.sparse.csr_matrix, recipe:
 
     generator = np.random.default_rng(recipe.seed)
     spread = np.sqrt(count[core]).astype(np.float32)  # √ of the diagonal of XᵀX
-    informed = tokens_core.multiply(spread[:, None]).tocsr()
+    informed = scipy.sparse.diags_array(spread) @ tokens_core
     # v = T W with W from a ridge regression of B's rows on tokens, rows weighted by how often they are used.
     gram = (informed.T @ informed).toarray().astype(np.float32)
     gram[np.diag_indices_from(gram)] += np.float32(1.0)
@@ -131,10 +132,10 @@ def _weights(rows: scipy.sparse.csr_matrix, ridge: float) -> tuple[Product, Prod
             return np.asarray((thin - rows.T @ inner) / np.float32(ridge), np.float32)
 
     def times(thin: Floats) -> Floats:
-        return thin - inverted(thin / diagonal[:, None])
+        return np.asarray(thin - inverted(np.asarray(thin / diagonal[:, None], np.float32)), np.float32)
 
     def times_transposed(thin: Floats) -> Floats:
-        return thin - inverted(thin) / diagonal[:, None]
+        return np.asarray(thin - inverted(thin) / diagonal[:, None], np.float32)
 
     return times, times_transposed
 
@@ -152,14 +153,19 @@ def _right_vectors(
 
 
 def _placed(
-    likes: scipy.sparse.csr_matrix, core: NDArray[np.intp], features: Floats, vectors: Floats, side: Floats, ridge: float
+    likes: scipy.sparse.csr_matrix,
+    core: NDArray[np.intp],
+    features: Floats,
+    vectors: Floats,
+    side: Floats,
+    ridge: float,
 ) -> Ranking:
     """Vectors for the items outside the core too, from the users whom they share with the core.
 
-    h_i: ridge regression of who liked the item on the users' tastes, as the core's own h are. e_i: the mean of what those
-    users' core items vote for, on the scale that the same mean needs to reproduce the core's e_i.
+    h_i: ridge regression of who liked the item on the users' tastes, as the core's own h are. e_i: the mean of what
+    those users' core items vote for, on the scale that the same mean needs to reproduce the core's e_i.
     """
-    items, dim = likes.shape[1], vectors.shape[1]
+    dim = vectors.shape[1]
     likes_core = likes[:, core]
     taste = np.asarray(likes_core @ vectors, np.float32)
     gram = taste.T @ taste

@@ -31,7 +31,8 @@ class Recipe:
     token_items_min: int = 3
     """Items that must share a token before it can say anything."""
     core_items: int = 6000
-    """Items with exact item-to-item weights; the inverse behind them takes seconds at this size, and minutes at 20,000."""
+    """Items with exact item-to-item weights; the inverse behind them takes seconds at this size, and minutes at
+    20,000."""
     ridge: float = 20.0
     """Factor of λ, which also grows with the root of the mean popularity of an interaction's item."""
     description_weight: float = 5.0
@@ -41,29 +42,27 @@ class Recipe:
     """Width of the two layers before the memberships."""
     clusters: int = 256
     """Soft clusters at most; few users have fewer."""
-    users_per_cluster: int = 8
+    users_per_cluster: int = 16
     """Fewer users than this to a cluster would make its shortlist hearsay."""
     clusters_kept: int = 8
     """c: clusters that vote for a user."""
-    cluster_shortlist: int = 200
+    cluster_shortlist: int = 180
     """L: items in a cluster's shortlist."""
     prior: float = 2.0
     """a: members that the overall mean counts for in a cluster's shortlist."""
-    steps: int = 400
+    steps: int = 300
     """Batches of the membership head."""
     batch: int = 256
     """Users of a batch, each as two halves of what he did."""
-    target_items: int = 4000
-    """Items that the membership head learns to predict, the most liked first."""
     trait_dim: int = 8
     """Width of what is learned of a demographic trait."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     margin: float = 0.3
     """By which another user must be further away than one's own other half, in cosine distance of memberships."""
-    item_loss: float = 0.3
-    """Weight of the loss that asks memberships of one half to predict the items of the other."""
-    balance: float = 1.0
-    """Weight of the loss that keeps clusters equally used."""
+    group_loss: float = 0.3
+    """Weight of the loss that keeps clusters near the groups that tastes fall into."""
+    head_users: int = 50_000
+    """Users of whom the membership head learns, at most."""
 
     transition_window: int = 5
     """Interactions after an item that are taken to follow it."""

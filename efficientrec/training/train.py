@@ -12,19 +12,21 @@ from scipy.sparse import csr_matrix
 from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.errors import TrainingImpossible
-from efficientrec.evaluation import histories, judging
+from efficientrec.evaluation import histories
 from efficientrec.interactions import key_of, keys_of
 from efficientrec.model import Blend, Model
 from efficientrec.profile import TRAITS_MAX
 from efficientrec.shortlists import Shortlists
-from efficientrec.training import blending, memberships, popularity, ranking, transitions, voting
+from efficientrec.training import blending, memberships, popularity, ranking, transitions, trials, voting
 from efficientrec.training.blending import Voices
 from efficientrec.training.data import TrainingData
 from efficientrec.training.descriptions import token_matrix
 from efficientrec.training.recipe import Recipe
+from efficientrec.training.trials import Trial
 from efficientrec.vocabulary import Vocabulary
 
 Progress = Callable[[str, float], None]
+"""Told the name of a step and the share of it that is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,40 +41,46 @@ class Trained:
     """Milliseconds since the epoch."""
     voices: Voices
     scores: dict[str, dict[str, float]]
-    """Of `earlier` (as `candidate`) and of popularity, on the events from `cut` on. The voices were chosen on other ones
-    of these events where there are enough."""
+    """Of `earlier` (as `candidate`) and of popularity, on held-out events that played no part in choosing the
+    voices."""
 
 
-def train(data: TrainingData, recipe: Recipe, *, version: str, progress: Progress | None = None) -> Trained:
+def train(
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    version: str,
+    progress: Progress | None = None,
+    trial: Callable[[TrainingData, Recipe], Trial] = trials.next_events,
+) -> Trained:
     """Learns a model.
 
-    1. Hold out the latest interactions.
-    2. Build a model of the others.
-    3. Choose how loud its voices speak on one half of the users' held-out events; score it on the other half's.
+    1. Hold something out: for a stream, the latest interactions.
+    2. Build a model of the rest.
+    3. Choose how loud its voices speak, on one part of what was held out; score it on the other.
     4. Build the model of everything, with those voices.
 
     Raises TrainingImpossible when there is too little to learn from, TrainingDiverged when a loss is not finite.
     """
-    report = progress or (lambda step, share: None)
+    report = progress or _silent
     _enough(data)
-    cut = data.cut(recipe.validation_share)
-    earlier, popular = build(data.before(cut), recipe, version, lambda step, share: report(f"held out: {step}", share))
-
+    held_out = trial(data, recipe)
+    earlier, popular = build(held_out.learn, recipe, version, lambda step, share: report(f"held out: {step}", share))
     report("voices", 0.0)
-    held_out = judging.examples(data, cut, recipe.seed, 2 * recipe.examples_max)
-    choosing, scoring = held_out.halves(recipe.seed)
-    voices = blending.choose(earlier, popular, choosing, recipe)
+    voices = Voices()
+    if held_out.choosing is not None:
+        voices = blending.choose(earlier, popular, held_out.choosing(earlier), recipe)
     earlier = blending.applied(earlier, voices, popular)
-    scores = {
-        "candidate": judging.judge(earlier, scoring),
-        "popularity": judging.judge_popularity(scoring, recipe.popularity_half_life_seconds),
-    }
-
+    scores = held_out.scores(earlier)
     model, popular = build(data, recipe, version, report)
     report("done", 1.0)
     return Trained(
-        model=blending.applied(model, voices, popular), earlier=earlier, cut=cut, voices=voices, scores=scores
+        model=blending.applied(model, voices, popular), earlier=earlier, cut=held_out.cut, voices=voices, scores=scores
     )
+
+
+def _silent(step: str, share: float) -> None:
+    """Reports to nobody."""
 
 
 def signed(data: TrainingData, half_life_seconds: float | None) -> csr_matrix:
@@ -91,15 +99,14 @@ def signed(data: TrainingData, half_life_seconds: float | None) -> csr_matrix:
 
 
 def _positive(weights: csr_matrix) -> csr_matrix:
-    liked = csr_matrix((np.maximum(weights.data, 0), weights.indices, weights.indptr), weights.shape)
+    liked = csr_matrix((np.maximum(weights.data, 0), weights.indices, weights.indptr), weights.shape, copy=True)
     liked.eliminate_zeros()
     return liked
 
 
-def build(
-    data: TrainingData, recipe: Recipe, version: str, progress: Progress
-) -> tuple[Model, NDArray[np.float64]]:
-    """A model of these interactions, with voices that are yet to be chosen, and the popularity (items,) of its items in [0, 1]."""
+def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> tuple[Model, NDArray[np.float64]]:
+    """A model of these interactions, with voices that are yet to be chosen, and the popularity (items,) of its items
+    in [0, 1]."""
     _enough(data)
     progress("ranking", 0.0)
     weights = signed(data, None)
@@ -115,7 +122,6 @@ def build(
         signed(data, recipe.half_life_seconds),
         traits,
         closed.item_vectors,
-        closed.ranking_vectors,
         clusters,
         recipe,
         lambda share: progress("memberships", share),
@@ -171,7 +177,9 @@ def _traits(data: TrainingData) -> tuple[NDArray[np.uint64], csr_matrix]:
         for trait in traits[:TRAITS_MAX]
     ]
     rows, columns, values = zip(*entries, strict=True) if entries else ((), (), ())
-    return keys_of(names), csr_matrix((np.array(values, np.float32), (rows, columns)), (data.users, len(names)), dtype=np.float32)
+    return keys_of(names), csr_matrix(
+        (np.array(values, np.float32), (rows, columns)), (data.users, len(names)), dtype=np.float32
+    )
 
 
 def _enough(data: TrainingData) -> None:

@@ -2,7 +2,8 @@
 
   s(c, i) = (Σ_u p_uc y_ui + a μ_i) / (Σ_u p_uc + a),   μ_i = Σ_u y_ui / users
 
-over the memberships that are kept, as in serving. A cluster of few members says what is popular, one of many what is its own.
+over the memberships that are kept, as in serving. A cluster of few members says what is popular, one of many what is
+its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from efficientrec.shortlists import Shortlists, cut
 
 
 def shortlists(
-    chosen: NDArray[np.int32], memberships: NDArray[np.float32], clusters: int, weights: csr_matrix, prior: float, size: int
+    chosen: NDArray[np.int32],
+    memberships: NDArray[np.float32],
+    clusters: int,
+    weights: csr_matrix,
+    prior: float,
+    size: int,
 ) -> Shortlists:
     """chosen, memberships (users, c): `Clusters.assign`. weights (users, items): signed."""
     users, kept = chosen.shape

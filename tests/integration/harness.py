@@ -1,4 +1,4 @@
-"""Worker processes on a real broker, and what can be seen of them from outside: topics, committed offsets, disk, metrics.
+"""Worker processes on a real broker, and what can be seen of them from outside: topics, offsets, disk, metrics.
 
 Knows how to start and stop them, to produce records and to wait until all are handled. Judges nothing.
 """
@@ -162,6 +162,12 @@ class World:
         for worker in workers:
             worker.start()
         return workers
+
+    def stop(self, *names: str) -> list[int]:
+        """Ask these workers to stop, all at once, and return their exit statuses."""
+        for name in names:
+            self.worker(name).process.send_signal(signal.SIGTERM)
+        return [self.worker(name).process.wait(WAIT_SECONDS) for name in names]
 
     def close(self) -> None:
         """End every worker that runs."""
@@ -356,7 +362,7 @@ def listeners(pid: int) -> list[Listener]:
     """The listening TCP sockets of a process (Linux)."""
     inodes = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(descriptor)
+        target = str(descriptor.readlink())
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
     found = []

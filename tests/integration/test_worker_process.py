@@ -124,8 +124,7 @@ def test_a_killed_worker_loses_and_doubles_nothing_and_an_empty_disk_recovers_ev
         assert left_behind > 0, "everything was done before the kill, so it showed nothing"
         expect_exact_rows(world, world.rows())
         expect_last_lists(world)
-        for worker in (first, second):
-            assert worker.stop() == 0, worker.output()
+        assert world.stop("first", "second") == [0, 0], first.output() + second.output()
         expect_exact_rows(world, world.rows_on_disk())
 
         (third,) = world.start("third")  # a disk of its own, with nothing on it
@@ -171,6 +170,18 @@ def test_every_good_record_counts_and_every_junk_record_is_set_aside_untouched(s
         assert headers["dlq.error.message"]
         assert headers["dlq.original.topic"] == served.topics.interactions.encode()
         assert headers["dlq.original.offset"].isdigit()
+
+
+def test_junk_as_large_as_a_record_may_be_does_not_hold_up_the_stream(served: World) -> None:
+    huge = b"x" * 1_048_400  # with the headers of a dead letter it is larger than Kafka takes
+
+    served.produce(served.topics.interactions, [(b"huge", huge), (b"after-huge", encode(like("after-huge", "a1")))])
+    served.wait_until_handled()
+
+    (letter,) = [record for record in served.read(served.topics.dead_letters) if record.key == b"huge"]
+    assert letter.value in (huge, None)
+    assert dict(letter.headers)["dlq.error.class"] == b"undecodable"
+    assert served.list_of("after-huge") is not None
 
 
 def test_demographics_reach_the_row_and_a_null_erases_row_and_list(served: World) -> None:

@@ -1,0 +1,208 @@
+"""A saturated worker beside an idiomatic Faust agent that does the same arithmetic.
+
+1. A broker; for each round a world of its own: topics, model, one process pinned to one core. All else has the other.
+2. Warm up: some users' lists are out, so group, model, kernels and connections stand.
+3. Hold the process (SIGSTOP), produce one event for each of many users, let it go, and wait for as many lists.
+4. The rounds alternate between the two, so that a change of the machine's speed touches both. Medians are reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+from streams.broker import EmbeddedBroker
+from streams.children import start_child, stop_child
+from streams.metrics import STAGES
+from streams.records import Interaction
+from tests.bench import machine
+from tests.bench.idiomatic import Task
+from tests.bench.synthetic import ITEMS, synthetic_model
+from tests.integration.harness import World
+from tests.kafka import native_kafka
+from tests.toy import START, save_toy
+
+PARTITIONS = 8
+WARM_USERS = 1000
+SESSION_SECONDS = 12.0
+"""Longer than the process is held."""
+LIMIT_SECONDS = 180.0
+"""How long a round may take; the process may have died."""
+
+
+class Round(msgspec.Struct):
+    """What one process did with one backlog."""
+
+    lists: int
+    seconds: float
+    cpu_seconds: float
+    stages: dict[str, float] = {}
+    """Seconds that the worker spent in each step, by its own clock."""
+
+    @property
+    def lists_per_second(self) -> float:
+        return self.lists / self.seconds
+
+    @property
+    def lists_per_core_second(self) -> float:
+        return self.lists / self.cpu_seconds
+
+
+def measure(broker: str, users: int, idiomatic_users: int, rounds: int) -> dict[str, Any]:
+    """The figures of all rounds."""
+    ours, theirs = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = folder / "model"
+        save_toy(synthetic_model(), str(model))
+        with _broker(broker, folder) as (address, pid):
+            worker_core, other_core = machine.two_cores()
+            machine.pin(pid, other_core)
+            machine.pin(os.getpid(), other_core)
+            for number in range(rounds):
+                ours.append(_worker_round(_world(address, folder / f"worker-{number}"), users))
+                theirs.append(_idiomatic_round(_world(address, folder / f"idiomatic-{number}"), model, idiomatic_users))
+    lists_per_second = statistics.median(each.lists_per_second for each in ours)
+    idiomatic_per_second = statistics.median(each.lists_per_second for each in theirs)
+    per_core = statistics.median(each.lists_per_core_second for each in ours)
+    idiomatic_per_core = statistics.median(each.lists_per_core_second for each in theirs)
+    return {
+        "broker": broker,
+        "pinned": worker_core is not None,
+        "records_per_second_distinct": lists_per_second,  # every record is another user's: one list for each
+        "lists_per_second_distinct": lists_per_second,
+        "lists_per_core_second": per_core,
+        "cpu_seconds_per_1000_lists": 1000 / per_core,
+        "idiomatic_per_second": idiomatic_per_second,
+        "idiomatic_per_core_second": idiomatic_per_core,
+        "idiomatic_cpu_seconds_per_1000_lists": 1000 / idiomatic_per_core,
+        "ratio": lists_per_second / idiomatic_per_second,
+        "ratio_per_core_second": per_core / idiomatic_per_core,
+        "microseconds_per_list": {
+            stage: 1e6 * statistics.median(each.stages[stage] / (each.lists + WARM_USERS) for each in ours)
+            for stage in STAGES
+        },
+        "spread": {
+            "lists_per_core_second": _spread([each.lists_per_core_second for each in ours]),
+            "idiomatic_per_core_second": _spread([each.lists_per_core_second for each in theirs]),
+        },
+        "rounds": {
+            "worker": [msgspec.to_builtins(each) for each in ours],
+            "idiomatic": [msgspec.to_builtins(each) for each in theirs],
+        },
+    }
+
+
+def _spread(values: list[float]) -> tuple[float, float]:
+    return min(values), max(values)
+
+
+def _world(address: str, folder: Path) -> World:
+    folder.mkdir()
+    return World(address, folder, partitions=PARTITIONS, session_timeout_seconds=SESSION_SECONDS)
+
+
+def _worker_round(world: World, users: int) -> Round:
+    try:
+        world.create_topics()
+        world.release(synthetic_model())
+        (worker,) = world.start("only")
+        done = _round(world, worker.process, users)
+        measured = worker.metrics()
+        done.stages = {
+            stage: measured[f'efficientrec_stage_duration_seconds_sum{{stage="{stage}"}}'] for stage in STAGES
+        }
+        return done
+    finally:
+        world.close()
+
+
+def _idiomatic_round(world: World, model: Path, users: int) -> Round:
+    world.create_topics()
+    task = Task(
+        broker=world.settings.broker,
+        group=world.settings.group,
+        prefix=world.settings.prefix,
+        partitions=PARTITIONS,
+        folder=str(world.folder),
+        model=str(model),
+        session_timeout_seconds=world.settings.session_timeout_seconds,
+    )
+    command = [sys.executable, "-m", "tests.bench.idiomatic", msgspec.json.encode(task).decode()]
+    log = world.folder / "idiomatic.log"
+    process = start_child(command, log=log)
+    try:
+        return _round(world, process, users)
+    except RuntimeError as error:
+        error.add_note(log.read_text()[-2000:])
+        raise
+    finally:
+        stop_child(process)
+
+
+def _round(world: World, process: subprocess.Popen[bytes], users: int) -> Round:
+    machine.pin(process.pid, machine.two_cores()[0])
+    world.interact(*(_event(f"warm-{number}", number) for number in range(WARM_USERS)))
+    return asyncio.run(_watched(world, process, users))
+
+
+async def _watched(world: World, process: subprocess.Popen[bytes], users: int) -> Round:
+    consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
+        bootstrap_servers=world.address, auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(world.topics.lists, number) for number in range(PARTITIONS)])
+        await _seen(consumer, WARM_USERS, process)
+        process.send_signal(signal.SIGSTOP)
+        events = [_event(f"user-{number}", number) for number in range(users)]
+        await world._produce(
+            world.topics.interactions, [(each.user_id.encode(), msgspec.json.encode(each)) for each in events]
+        )
+        cpu, begun = machine.cpu_seconds(process.pid), time.perf_counter()
+        process.send_signal(signal.SIGCONT)
+        await _seen(consumer, users, process)
+        return Round(users, time.perf_counter() - begun, machine.cpu_seconds(process.pid) - cpu)
+    finally:
+        await consumer.stop()
+
+
+async def _seen(
+    consumer: AIOKafkaConsumer[bytes | None, bytes | None], lists: int, process: subprocess.Popen[bytes]
+) -> None:
+    """Returns when so many lists are out; there is one for each event, since each is another user's."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while lists > 0:
+        lists -= sum(map(len, (await consumer.getmany(timeout_ms=50)).values()))
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{lists} lists are missing; the process has status {process.poll()}")
+
+
+def _event(user: str, number: int) -> Interaction:
+    return Interaction("like", user, f"item-{number * 37 % ITEMS}", START + number, f"event-{user}")
+
+
+@contextmanager
+def _broker(kind: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """Address and process."""
+    if kind == "kafka":
+        with native_kafka(folder) as kafka:
+            yield kafka.address, kafka.pid
+    else:
+        with EmbeddedBroker() as embedded:
+            assert embedded.pid is not None
+            yield embedded.address, embedded.pid

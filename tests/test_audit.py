@@ -1,0 +1,67 @@
+"""The audit must be able to say no: rows that are changed, missing, or built by nobody's model are found."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from efficientrec.recompute import Event, recompute
+from streams import topics
+from streams.audit import Audit, audit
+from streams.broker import EmbeddedBroker
+from streams.outbox import KeyValue, Outbox
+from streams.records import SCHEMA_VERSION, Interaction, Release, encode
+from streams.replay import partition_of
+from streams.settings import Settings
+from streams.topics import Topics
+from tests.toy import START, save_toy, toy_model
+
+USERS = ("ann", "bob", "cy")
+
+
+def likes(user: str) -> list[Interaction]:
+    return [Interaction("like", user, item, START + place) for place, item in enumerate(("a1", "b2", "a3"))]
+
+
+async def _audited(settings: Settings, folder: Path, spoil: dict[bytes, bytes | None]) -> Audit:
+    """Writes what a worker would have written, with some rows spoilt, and audits it."""
+    await topics.create(settings)
+    names = Topics.of(settings)
+    model = toy_model()
+    address = str(folder / "models" / model.version)
+    digest = save_toy(model, address)
+    outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+    await outbox.start()
+    release = Release(SCHEMA_VERSION, model.version, address, digest, "2026-01-01T00:00:00.000Z")
+    await (await outbox.send(names.releases, 0, [(b"main", encode(release))], START)).acknowledged()
+    for user in USERS:
+        key, partition = user.encode(), partition_of(user.encode(), settings.partitions)
+        sent = await outbox.send(names.interactions, partition, [(key, encode(like)) for like in likes(user)], START)
+        last = await sent.acknowledged()
+        assert last is not None
+        events = [Event(last - 2 + place, like.item_id, 1.0, START + place) for place, like in enumerate(likes(user))]
+        row = spoil.get(key, recompute(events, model, built=last - 1, partition=partition))
+        rows: list[KeyValue] = [] if row is None else [(key, row)]
+        await (await outbox.send(names.changelog, partition, rows, START)).acknowledged()
+    await outbox.stop()
+    return await audit(settings, START + 1)
+
+
+def settings_for(broker: str, name: str) -> Settings:
+    return Settings(broker=f"kafka://{broker}", prefix=name, group=name, partitions=2)
+
+
+def test_rows_that_are_what_the_log_says_pass(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:
+    found = asyncio.run(_audited(settings_for(embedded_broker.address, "audit-good"), tmp_path, {}))
+
+    assert found == Audit(checked=3, different=[])
+
+
+def test_a_changed_and_a_missing_row_are_named(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:
+    other = recompute([Event(0, "a1", 1.0, START)], None)
+
+    found = asyncio.run(
+        _audited(settings_for(embedded_broker.address, "audit-bad"), tmp_path, {b"ann": other, b"cy": None})
+    )
+
+    assert found == Audit(checked=3, different=["ann", "cy"])

@@ -1,0 +1,200 @@
+"""Runs of records as Faust events: how they are dealt, what may be committed, what goes back to be fetched again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.structs import ConsumerRecord, TopicPartition
+from faust.types import TP
+
+from streams.settings import Settings
+from streams.topics import Topics
+from streams.transport import Consumer, Run
+from streams.worker import create_app
+
+TOPIC = Topics.of(Settings()).interactions
+ZERO, ONE = TP(TOPIC, 0), TP(TOPIC, 1)
+
+
+class Fed(Consumer):
+    """The consumer with fetches that a test deals out, and seeks that it can look at."""
+
+    def __init__(self, run_events_max: int = 10) -> None:
+        app = create_app(Settings(state_dir=Path("nowhere"), run_events_max=run_events_max))
+        app.topics._acking_topics.add(TOPIC)
+        super().__init__(
+            app.transport, callback=_ignored, on_partitions_revoked=_ignored, on_partitions_assigned=_ignored
+        )
+        self.fetched: Mapping[Any, list[Any]] = {}
+        self.sought: list[tuple[TP, int]] = []
+        self._set_active_tps({ZERO, ONE})
+        self.resume_flow()
+
+    def _new_consumer_thread(self) -> Any:
+        """Nothing is fetched here, and a real one has an event loop that would have to be closed."""
+        return SimpleNamespace(beacon=None)
+
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
+        return self.fetched, self._get_active_partitions()
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        self.sought.append((partition, offset))
+
+    def highwater(self, tp: TP) -> int:
+        return 0
+
+    async def messages(self, **fetched: Sequence[int]) -> list[Any]:
+        """What is delivered of a fetch: p0, p1 = the offsets of its records."""
+        self.fetched = {TopicPartition(TOPIC, int(name[1:])): _records(name, at) for name, at in fetched.items()}
+        return [message async for _, message in self.getmany(1.0)]
+
+
+async def _ignored(*_: object) -> None: ...
+
+
+def _records(name: str, offsets: Sequence[int]) -> list[ConsumerRecord[bytes | None, bytes | None]]:
+    return [ConsumerRecord(TOPIC, int(name[1:]), offset, 0, 0, b"key", b"value", None, 3, 5, ()) for offset in offsets]
+
+
+def offsets(message: Any) -> list[int]:
+    run: Run = message.value
+    return [record.offset for record in run.records]
+
+
+def done(consumer: Fed, *messages: Any) -> None:
+    for message in messages:
+        message.value.handled = True
+        consumer.ack(message)
+
+
+def test_a_fetch_is_dealt_in_bounded_runs_in_turn() -> None:
+    async def play() -> None:
+        messages = await Fed(run_events_max=2).messages(p0=range(5), p1=range(7, 8))
+
+        assert [(message.tp, offsets(message)) for message in messages] == [
+            (ZERO, [0, 1]),
+            (ONE, [7]),
+            (ZERO, [2, 3]),
+            (ZERO, [4]),
+        ]
+        assert [message.offset for message in messages] == [1, 7, 3, 4]
+
+    asyncio.run(play())
+
+
+def test_only_an_unbroken_row_of_handled_runs_is_committed() -> None:
+    async def play() -> None:
+        consumer = Fed(run_events_max=2)
+        first, second, third = await consumer.messages(p0=range(6))
+
+        done(consumer, second)
+        assert consumer._new_offset(ZERO) is None
+        done(consumer, first)
+        assert consumer._new_offset(ZERO) == 4
+        assert consumer._new_offset(ZERO) is None
+        done(consumer, third)
+        assert consumer._new_offset(ZERO) == 6
+
+    asyncio.run(play())
+
+
+def test_gaps_between_offsets_do_not_hold_up_the_commit() -> None:
+    async def play() -> None:
+        consumer = Fed(run_events_max=2)
+        done(consumer, *await consumer.messages(p0=[3, 10, 11, 40]))
+
+        assert consumer._new_offset(ZERO) == 41
+
+    asyncio.run(play())
+
+
+def test_a_first_run_of_a_single_record_does_not_hold_up_the_commit() -> None:
+    async def play() -> None:
+        consumer = Fed()
+        done(consumer, *await consumer.messages(p0=[0]))
+        assert consumer._new_offset(ZERO) == 1
+        consumer._committed_offset[ZERO] = 1
+
+        done(consumer, *await consumer.messages(p0=range(1, 9)))
+
+        assert consumer._new_offset(ZERO) == 9
+
+    asyncio.run(play())
+
+
+def test_the_run_of_a_cancelled_agent_is_not_committed_nor_what_follows_it() -> None:
+    async def play() -> None:
+        consumer = Fed(run_events_max=2)
+        cancelled, after = await consumer.messages(p0=range(4))
+
+        consumer.ack(cancelled)  # Faust acknowledges it although nothing was done
+        done(consumer, after)
+
+        assert cancelled.acked
+        assert consumer._new_offset(ZERO) is None
+
+    asyncio.run(play())
+
+
+def test_a_run_of_an_earlier_generation_is_not_committed() -> None:
+    async def play() -> None:
+        consumer = Fed()
+        (message,) = await consumer.messages(p0=range(4))
+        consumer.app.consumer_generation_id += 1
+
+        done(consumer, message)
+
+        assert consumer._new_offset(ZERO) is None
+
+    asyncio.run(play())
+
+
+def test_a_run_that_was_delivered_twice_does_not_hold_up_the_commit() -> None:
+    async def play() -> None:
+        consumer = Fed()
+        done(consumer, *await consumer.messages(p0=range(4)))
+        await consumer.messages(p0=range(4))
+        consumer._committed_offset[ZERO] = consumer._new_offset(ZERO)
+
+        done(consumer, *await consumer.messages(p0=range(4, 6)))
+
+        assert consumer._new_offset(ZERO) == 6
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("why", ["the flow has stopped", "the partition is paused"])
+def test_what_cannot_be_delivered_now_goes_back_to_be_fetched_again(why: str) -> None:
+    async def play() -> None:
+        consumer = Fed(run_events_max=2)
+        if why == "the flow has stopped":
+            consumer.stop_flow()
+        else:
+            consumer.pause_partitions({ZERO, ONE})
+
+        assert await consumer.messages(p0=range(5, 10), p1=[8]) == []
+
+        assert consumer.sought == [(ZERO, 5), (ONE, 8)]
+        assert consumer._new_offset(ZERO) is None
+
+    asyncio.run(play())
+
+
+def test_a_flow_that_stops_between_two_runs_gives_back_the_rest_alone() -> None:
+    async def play() -> None:
+        consumer = Fed(run_events_max=2)
+        consumer.fetched = {TopicPartition(TOPIC, 0): _records("p0", range(6))}
+        delivered = []
+        async for _, message in consumer.getmany(1.0):
+            delivered.append(offsets(message))
+            consumer.stop_flow()
+
+        assert delivered == [[0, 1]]
+        assert consumer.sought == [(ZERO, 2)]
+
+    asyncio.run(play())
