@@ -96,7 +96,7 @@ def _reasons(ids: Sequence[str], cluster: int, anchor: int, cluster_share: float
     return [by_cluster, by_anchor] if cluster_share >= anchor_share else [by_anchor, by_cluster]
 
 
-def _rounded(values: NDArray[np.float32], digits: int) -> list[list[float]]:
+def _rounded(values: NDArray[np.floating], digits: int) -> list[list[float]]:
     """As few digits on the wire as are asked for: rounded as float64, since a float32 has no short decimals."""
     rounded: list[list[float]] = np.round(values.astype(np.float64), digits).tolist()
     return rounded

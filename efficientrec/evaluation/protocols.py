@@ -5,7 +5,7 @@ Every protocol ranks through the code that serves: rows folded by profile.py, li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,13 @@ class Question:
     """(users, items) the targets: liked, and not among what was given."""
     met: NDArray[np.bool_]
     """(users, items) what was given, which no list may hold."""
+
+    def sample(self, most: int, seed: int) -> Question:
+        """The same with at most so many users, drawn at random."""
+        if len(self.users) <= most:
+            return self
+        kept = np.sort(np.random.default_rng(seed).choice(len(self.users), most, replace=False))
+        return replace(self, users=self.users[kept], wanted=self.wanted[kept], met=self.met[kept])
 
 
 def temporal(data: TrainingData, share: float = 0.1) -> Question:
@@ -95,11 +102,18 @@ def _metrics(question: Question, items: NDArray[np.int32]) -> dict[str, float]:
 
 
 def _question(data: TrainingData, train: TrainingData, given: TrainingData, later: TrainingData) -> Question:
-    met = np.zeros((data.users, len(data.items)), np.bool_)
-    met[given.user, given.item] = True
-    wanted = np.zeros_like(met)
+    items = len(data.items)
     liked = later.weight >= LIKED
-    wanted[later.user[liked], later.item[liked]] = True
-    wanted &= ~met
-    users = np.flatnonzero(wanted.any(axis=1) & met.any(axis=1)).astype(np.int32)
-    return Question(train, given, users, wanted[users], met[users])
+    known = np.unique(given.user.astype(np.int64) * items + given.item)
+    new = np.setdiff1d(later.user[liked].astype(np.int64) * items + later.item[liked], known)
+    users = np.intersect1d(new // items, given.user).astype(np.int32)
+    place = np.full(data.users, -1, np.int64)
+    place[users] = np.arange(len(users))
+
+    def table(pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        row = place[pairs // items]
+        marked = np.zeros((len(users), items), np.bool_)
+        marked[row[row >= 0], (pairs % items)[row >= 0]] = True
+        return marked
+
+    return Question(train, given, users, table(new), table(known))

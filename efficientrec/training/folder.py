@@ -16,7 +16,7 @@ from efficientrec.training.train import Progress, Trained, train
 
 PROTOCOLS = ("temporal", "strong")
 FOREVER_SECONDS = 1e12
-EASE_ITEMS_MAX = 12_000  # beyond, the inverse takes minutes
+EASE_ITEMS_MAX = 10_000  # beyond, the inverse takes minutes
 EASE_RIDGE = 500.0
 
 

@@ -58,12 +58,14 @@ def next_events(data: TrainingData, recipe: Recipe) -> Trial:
 
 def later_events(data: TrainingData, recipe: Recipe) -> Trial:
     """All that a user liked after a moment."""
-    return _asked(protocols.temporal(data, recipe.validation_share), data.cut(recipe.validation_share))
+    question = protocols.temporal(data, recipe.validation_share).sample(recipe.examples_max, recipe.seed)
+    return _asked(question, data.cut(recipe.validation_share))
 
 
 def new_users(data: TrainingData, recipe: Recipe) -> Trial:
     """A fifth of what a stranger liked."""
-    return _asked(protocols.strong(data, recipe.seed, "validation"), int(data.at[-1]) + 1)
+    question = protocols.strong(data, recipe.seed, "validation").sample(recipe.examples_max, recipe.seed)
+    return _asked(question, int(data.at[-1]) + 1)
 
 
 def _asked(question: protocols.Question, cut: int) -> Trial:

@@ -163,12 +163,6 @@ class World:
             worker.start()
         return workers
 
-    def stop(self, *names: str) -> list[int]:
-        """Ask these workers to stop, all at once, and return their exit statuses."""
-        for name in names:
-            self.worker(name).process.send_signal(signal.SIGTERM)
-        return [self.worker(name).process.wait(WAIT_SECONDS) for name in names]
-
     def close(self) -> None:
         """End every worker that runs."""
         for worker in self._workers.values():
