@@ -6,7 +6,7 @@ Knows weights and time. Items are known by their ids, because there is no vocabu
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -48,6 +48,18 @@ class Popularity:
         if len(scores) > ITEMS_MAX:
             scores = dict(heapq.nlargest(ITEMS_MAX, scores.items(), key=lambda entry: (entry[1], entry[0])))
         return Popularity(self.half_life_seconds, now, scores)
+
+    @classmethod
+    def together(cls, parts: Iterable[Popularity]) -> Popularity:
+        """What is popular in several partitions, at least one, as of the latest of them."""
+        parts = list(parts)
+        now = max(part.at for part in parts)
+        scores: dict[str, float] = {}
+        for part in parts:
+            fade = part._fade(now - part.at)
+            for item, score in part.scores.items():
+                scores[item] = scores.get(item, 0.0) + fade * score
+        return cls(parts[0].half_life_seconds, now, scores)
 
     def _fade(self, age_ms: int) -> float:
         return float(2.0 ** (-age_ms / (1000 * self.half_life_seconds)))

@@ -367,7 +367,7 @@ class ChildLearner:
             *(sys.executable, "-m", "streams.learning"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, **_threads(available_cores())},
+            env={**os.environ, **_threads(max(1, available_cores() - 1))},  # one core stays with the stream
             start_new_session=True,
         )
         assert process.stdin is not None

@@ -54,6 +54,10 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._delivered: dict[TP, deque[int]] = defaultdict(deque)
         """Last offsets of the runs that were handed out and not yet committed, in order."""
+        self._seeks = 0
+        """Starts and ends of seeks to the committed offsets: odd while one is under way."""
+        self._sought: int | None = None
+        """The generation whose partitions stand at their committed offsets."""
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -62,8 +66,11 @@ class Consumer(driver.Consumer):
         """Runs of what a fetch brought; what cannot be delivered now goes back, and will be fetched again.
 
         A fetch waits up to a second, and a rebalance or a recovery may begin or end meanwhile. Faust lets such records
-        go and seeks to the committed offsets, which moves nothing where nothing was ever committed.
+        go and seeks to the committed offsets, which moves nothing where nothing was ever committed. It also lets the
+        sources flow before that seek has ended: of what is delivered twice then, it may drop both copies. Here they
+        flow when a generation's seek has ended, and with what was fetched after it.
         """
+        seeks = self._seeks
         records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
@@ -72,14 +79,20 @@ class Consumer(driver.Consumer):
         for tp, run in _dealt(records, self.app.run_events_max):
             if tp in returned or self.app.consumer_generation_id != generation:
                 continue  # of a partition that was assigned anew every position is new as well
-            if not self.flow_active or not (active is None or tp in active or tp in self._buffered_partitions):
+            is_source = self.app.topics.acks_enabled_for(tp.topic)
+            is_settled = not is_source or (seeks == self._seeks and seeks % 2 == 0 and self._sought == generation)
+            is_open = active is None or tp in active or tp in self._buffered_partitions
+            if not (self.flow_active and is_open and is_settled):
                 returned.add(tp)
                 with suppress(IllegalStateError):  # the partition has gone to another worker
                     await self._seek(tp, run.records[0].offset)
                 continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp) or 0)
-            if self.app.topics.acks_enabled_for(tp.topic):
-                self._delivered[tp].append(run.records[-1].offset)
+            if is_source:
+                delivered = self._delivered[tp]
+                while delivered and delivered[-1] >= run.records[0].offset:
+                    delivered.pop()  # delivered again, perhaps in other runs, of which some were lost on their way
+                delivered.append(run.records[-1].offset)
             yield tp, self._message(tp, run)
 
     def _message(self, tp: TP, run: Run) -> ConsumerMessage:
@@ -121,8 +134,14 @@ class Consumer(driver.Consumer):
         return {TP(tp.topic, tp.partition): end for tp, end in ends.items()}
 
     async def perform_seek(self) -> None:
+        self._seeks += 1
+        generation = self.app.consumer_generation_id
         self._forget(set(self._delivered))
-        await super().perform_seek()
+        try:
+            await super().perform_seek()
+            self._sought = generation
+        finally:
+            self._seeks += 1
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         await super().on_partitions_revoked(revoked)

@@ -123,6 +123,8 @@ class Loop:
         self._locks: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.handled: dict[tuple[str, int], int] = {}
         """(topic, partition) → offset after the last run that is safe."""
+        self.popular: dict[int, Popularity] = {}
+        """Before the first model: what is popular in each partition that had a run since partitions were assigned."""
 
     async def interactions(self, run: Run) -> None:
         """A run of the interactions topic. Each step says what a crash just after it leaves behind.
@@ -154,9 +156,10 @@ class Loop:
                 changelog: list[KeyValue] = [(keys[user], row) for user, row in zip(changed, rows, strict=True)]
             due, causes = self._due(run, decoded, folded.rows)
             if model is None:
-                popularity = self._popularity(run.partition, decoded, folded)
-                changelog.append((POPULARITY_KEY, popularity.to_bytes()))
-                bodies = self._popular(popularity, profile.take(folded.rows, due), causes)
+                here = self.popular[run.partition] = self._popularity(run.partition, decoded, folded)
+                changelog.append((POPULARITY_KEY, here.to_bytes()))
+                everywhere = Popularity.together(self.popular.values())
+                bodies = self._popular(everywhere, profile.take(folded.rows, due), causes)
             else:
                 bodies = self._personal(model, profile.take(folded.rows, due), causes)
             lists: list[KeyValue] = [(keys[user], body) for user, body in zip(due, bodies, strict=True)]
@@ -226,7 +229,7 @@ class Loop:
             return personal_lists(model, found, causes, rfc3339(now), "event")
 
     def _popular(self, popularity: Popularity, rows: Rows, causes: list[Cause]) -> list[bytes]:
-        """Before the first model: what is popular in this partition and new to the user."""
+        """Before the first model: what is popular and new to the user."""
         now = self._clock()
         with self._metrics.timed("recommend"):
             found = popularity.recommend(
@@ -481,6 +484,7 @@ def create_app(settings: Settings) -> App:
     @app.on_partitions_assigned.connect
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:
         services.metrics.rebalances.inc()
+        loop.popular.clear()
         mine = sum(tp.topic == topics.interactions for tp in assigned)
         services.metrics.partitions.set(mine)
         log.info("serving %d of %d partitions", mine, settings.partitions)

@@ -33,6 +33,7 @@ class Fed(Consumer):
         self.fetched: Mapping[Any, list[Any]] = {}
         self.sought: list[tuple[TP, int]] = []
         self._set_active_tps({ZERO, ONE})
+        self._sought = app.consumer_generation_id
         self.resume_flow()
 
     def _new_consumer_thread(self) -> Any:
@@ -168,12 +169,32 @@ def test_a_run_that_was_delivered_twice_does_not_hold_up_the_commit() -> None:
     asyncio.run(play())
 
 
-@pytest.mark.parametrize("why", ["the flow has stopped", "the partition is paused"])
+def test_records_that_come_again_in_other_runs_do_not_hold_up_the_commit() -> None:
+    async def play() -> None:
+        consumer = Fed(run_events_max=4)
+        first, lost = await consumer.messages(p0=range(6))
+        consumer.ack(lost)  # a stream that is not active skips it
+        again = await consumer.messages(p0=range(9))
+
+        done(consumer, first, *again)
+
+        assert consumer._new_offset(ZERO) == 9
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    "why", ["the flow has stopped", "the partition is paused", "a seek is under way", "no seek was made yet"]
+)
 def test_what_cannot_be_delivered_now_goes_back_to_be_fetched_again(why: str) -> None:
     async def play() -> None:
         consumer = Fed(run_events_max=2)
         if why == "the flow has stopped":
             consumer.stop_flow()
+        elif why == "a seek is under way":
+            consumer._seeks += 1
+        elif why == "no seek was made yet":
+            consumer.app.consumer_generation_id += 1
         else:
             consumer.pause_partitions({ZERO, ONE})
 
