@@ -244,6 +244,7 @@ def _decoded(content: bytes, kind: type[Decoded], name: str, address: str) -> De
 
 def _arrays(content: bytes, name: str, address: str) -> dict[str, NDArray[Any]]:
     try:
-        return dict(load_arrays(content))
+        # Copies: safetensors gives read-only arrays, for which numba would compile every kernel a second time.
+        return {key: array.copy() for key, array in load_arrays(content).items()}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:  # KeyError: a type that numpy does not have
         raise ArtifactMismatch(f"{name} of {address} cannot be read by this release: {error}") from error

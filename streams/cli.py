@@ -68,7 +68,7 @@ def worker(config: Config = None) -> None:
 
     Example: EFFICIENTREC_BROKER=kafka://127.0.0.1:9092 efficientrec worker
     """
-    from streams.worker import run
+    from streams.app import run
 
     asyncio.run(run(_settings(config)))
 

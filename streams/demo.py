@@ -1,8 +1,8 @@
 """The whole loop on one machine: broker, worker and trainer as processes of their own, fed with real ratings.
 
 1. Start the broker, make the topics, start worker and trainer.
-2. Replay the ratings in time order. The first model comes from what was replayed so far; the replay waits for it half
-   way, and for the second one further on, so that every run shows models taking each other's place.
+2. Replay the ratings in time order. The first model comes from what was replayed so far; after a quarter the replay
+   waits for it, and further on for the second one, so that every run shows models taking each other's place.
 3. Watch both topics from outside, as any consumer could: latency, and hits of the lists given *before* each event.
 4. When every event has its list: one user's story, and the check of every row against a plain recomputation.
 
@@ -25,10 +25,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from urllib.request import urlopen
 
 import msgspec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -40,7 +42,7 @@ from efficientrec.datasets import Dataset, read_dataset, weight_rules
 from efficientrec.errors import EfficientRecError, InteractionInvalid
 from streams import topics
 from streams.audit import Audit, audit
-from streams.broker import EmbeddedBroker
+from streams.broker import EmbeddedBroker, free_port
 from streams.children import start_child, stop_child
 from streams.follower import Record
 from streams.records import RecommendationList, decode_interaction, decode_list
@@ -52,9 +54,10 @@ from streams.topics import Topics
 
 SHIPPED = Path(__file__).parent / "data" / "ml-latest-small"
 REPLAY_SECONDS = 90.0  # beside the holds; a large data set is played faster, not longer
-FIRST_TRAINING, NEXT_TRAINING = 0.2, 0.25  # shares of the data: when the first model is trained, and each later one
-HOLDS = ((0.5, 1), (0.85, 2))  # share of the replay, and models that must have served before it goes on
+FIRST_TRAINING, NEXT_TRAINING = 0.1, 0.25  # shares of the data: when the first model is trained, and each later one
+HOLDS = ((0.25, 1), (0.7, 2))  # share of the replay, and models that must have served before it goes on
 HOLD_SECONDS = 90.0
+START_SECONDS = 120.0
 QUIET_SECONDS = 60.0  # how long the last lists may take
 FRAMES_PER_SECOND = 4
 
@@ -87,6 +90,7 @@ async def _demo(dataset: Dataset, folder: Path, until_done: bool, output: Path |
         settings = Settings.load(environ)
         await topics.create(settings)
         with _children(environ, folder) as children:
+            await _serving(settings, children, folder, console)
             watch = Watch(settings, folder)
             task = asyncio.create_task(watch.run())
             try:
@@ -119,8 +123,9 @@ def _environ(dataset: Dataset, folder: Path, address: str) -> dict[str, str]:
         "LOG_DIR": str(folder / "log"),
         "SESSION_TIMEOUT_SECONDS": "6",  # the embedded broker lets a group form after half of this
         "HEARTBEAT_INTERVAL_SECONDS": "2",
-        "FETCH_WAIT_SECONDS": "0.02",
-        "METRICS_PORT": "0",
+        "PARTITIONS": "4",  # the embedded broker looks at each of them at every fetch
+        "FETCH_WAIT_SECONDS": "0.01",
+        "METRICS_PORT": str(free_port()),
         "TRAINER_METRICS_PORT": "0",
         "TRAIN_FIRST_EVENTS": str(max(1, int(len(dataset) * FIRST_TRAINING))),
         "TRAIN_NEW_EVENTS": str(max(1, int(len(dataset) * NEXT_TRAINING))),
@@ -143,6 +148,33 @@ def _children(environ: Mapping[str, str], folder: Path) -> Iterator[dict[str, su
     finally:
         for child in children.values():
             stop_child(child, grace_seconds=5.0)
+
+
+async def _serving(
+    settings: Settings, children: Mapping[str, subprocess.Popen[bytes]], folder: Path, console: Console
+) -> None:
+    """Returns when the worker has its partitions; the first start on a machine compiles the kernels first."""
+    with console.status("the worker starts; the first time on a machine it compiles its kernels"):
+        deadline = time.monotonic() + START_SECONDS
+        while await asyncio.to_thread(_partitions, settings) < settings.partitions:
+            _check(children, folder)
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the worker does not serve after {START_SECONDS:g} s; {_tail(folder, 'worker')}")
+            await asyncio.sleep(1 / FRAMES_PER_SECOND)
+
+
+def _partitions(settings: Settings) -> float:
+    """How many partitions the worker says it serves."""
+    url = f"http://{settings.metrics_host}:{settings.metrics_port}/metrics"
+    try:
+        with urlopen(url, timeout=5) as response:
+            text = response.read().decode()
+    except OSError:
+        return 0
+    for family in text_string_to_metric_families(text):
+        if family.name == "efficientrec_partitions_assigned":
+            return float(family.samples[0].value)
+    return 0
 
 
 class Watch:

@@ -1,32 +1,23 @@
 """What happens to an event: the loop from interactions to refreshed lists.
 
-A Faust app delivers runs of records; `Loop` turns each into rows, changelog and lists. Faust owns partitions,
+A Faust app (app.py) delivers runs of records; `Loop` turns each into rows, changelog and lists. Faust owns partitions,
 rebalance, recovery and commit; the library decides; this page keeps the order of things.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import signal
-import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
-from threading import Thread
-from typing import Any, NamedTuple, Protocol
-from wsgiref.simple_server import WSGIServer
+from typing import NamedTuple, Protocol
 
-import faust
 import numpy as np
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord
-from faust.types import TP
 from numpy.typing import NDArray
-from prometheus_client import start_http_server
-from yarl import URL
 
 from efficientrec import profile
 from efficientrec.errors import RecordInvalid
@@ -38,10 +29,9 @@ from efficientrec.profile import Rows
 from efficientrec.recommend import recommend
 from streams.catalogue import Catalogue
 from streams.features import feature_texts
-from streams.follower import Follower
 from streams.lists import Cause, personal_lists, popular_lists
 from streams.metrics import WorkerMetrics
-from streams.outbox import Headers, KeyValue, Outbox
+from streams.outbox import Headers, KeyValue
 from streams.records import (
     Decoded,
     Trigger,
@@ -53,14 +43,11 @@ from streams.records import (
 )
 from streams.settings import Settings
 from streams.slot import ModelSlot
-from streams.table import ProfileTable
-from streams.topics import TABLE, Topics, check
-from streams.transport import Run, Transport
+from streams.topics import Topics
+from streams.transport import Run
 
 log = logging.getLogger(__name__)
 
-LAG_SECONDS = 1.0
-STREAM_RUNS_MAX = 16  # runs that wait in memory: a few thousand records each
 POPULARITY_KEY = b"\xffpopularity"  # user ids are UTF-8, in which this byte never occurs
 RETRY_SECONDS = (0.2, 0.5, 1, 2, 5)  # the last one repeats while the broker stays away
 
@@ -125,6 +112,11 @@ class Loop:
         """(topic, partition) → offset after the last run that is safe."""
         self.popular: dict[int, Popularity] = {}
         """Before the first model: what is popular in each partition that had a run since partitions were assigned."""
+
+    def reassigned(self) -> None:
+        """Forgets what is known of partitions: another worker may have moved them on."""
+        self.handled.clear()
+        self.popular.clear()
 
     async def interactions(self, run: Run) -> None:
         """A run of the interactions topic. Each step says what a crash just after it leaves behind.
@@ -354,166 +346,3 @@ def _unpacked(stored: Sequence[bytes | None], model: Model | None) -> Rows:
     if model is None:
         return profile.unpack(stored, 0, 0)
     return profile.unpack(stored, model.encoder.width, model.encoder.key)
-
-
-class App(faust.App):
-    """A Faust app that delivers runs, with what its agents need started before them and stopped after them."""
-
-    run_events_max: int
-    fetch_wait_seconds: float
-    services: Services
-
-    def _new_transport(self) -> Transport:
-        return Transport(self.conf.broker_consumer, self)
-
-    async def on_start(self) -> None:
-        await self.services.start()
-        await super().on_start()
-
-    async def on_shutdown(self) -> None:
-        await super().on_shutdown()
-        await self.services.stop()
-
-
-class Services:
-    """Producer, model slot, catalogue, metrics: the worker beside its agents."""
-
-    def __init__(self, settings: Settings) -> None:
-        topics = Topics.of(settings)
-        servers = settings.bootstrap_servers
-        self._settings = settings
-        self.metrics = WorkerMetrics(settings.policy.rules)
-        self.outbox = Outbox(servers, settings.request_timeout_seconds)
-        self.slot = ModelSlot(settings.list_size, self.metrics)
-        self.catalogue = Catalogue()
-        self._followers = [
-            Follower(topics.items, servers, self.catalogue.handle),
-            Follower(topics.releases, servers, self.slot.handle),
-        ]
-        self._tasks: list[asyncio.Task[None]] = []
-        self._http: tuple[WSGIServer, Thread] | None = None
-
-    async def start(self) -> None:
-        """Returns when catalogue and model are those of the topics, so that the first run is served by them."""
-        settings = self._settings
-        if settings.metrics_port:
-            self._http = start_http_server(settings.metrics_port, settings.metrics_host, self.metrics.registry)
-        await self.outbox.start()
-        self._tasks = [asyncio.create_task(follower.run()) for follower in self._followers]
-        await asyncio.gather(*(follower.caught_up() for follower in self._followers))
-        gc.collect()
-        gc.freeze()  # what was loaded by now stays: the collector need not go through it again and again
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.outbox.stop()
-        if self._http is not None:
-            server, thread = self._http
-            server.shutdown()
-            server.server_close()
-            await asyncio.to_thread(thread.join)
-
-
-def create_app(settings: Settings) -> App:
-    """The worker as a Faust app, ready to start. Importing this module starts nothing."""
-    topics = Topics.of(settings)
-    app = App(
-        settings.group,
-        broker=[URL(f"kafka://{server}") for server in settings.bootstrap_servers],
-        datadir=settings.state_dir,
-        store="memory://",  # for tables of Faust's own, of which there are none
-        web_enabled=False,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        topic_partitions=settings.partitions,
-        broker_session_timeout=settings.session_timeout_seconds,
-        broker_heartbeat_interval=settings.heartbeat_interval_seconds,
-        broker_request_timeout=settings.request_timeout_seconds,
-        broker_commit_interval=settings.commit_interval_seconds,
-        consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=STREAM_RUNS_MAX,
-        stream_wait_empty=True,  # what was begun is finished before a partition is given back
-        stream_recovery_delay=0.0,
-        worker_redirect_stdouts=False,
-    )
-    app.run_events_max = settings.run_events_max
-    app.fetch_wait_seconds = settings.fetch_wait_seconds
-    app.services = services = Services(settings)
-    table = ProfileTable(
-        app,
-        name=TABLE,
-        partitions=settings.partitions,
-        directory=settings.state_dir,
-        cache_bytes=settings.block_cache_bytes,
-    )
-    app.tables.add(table)
-    loop = Loop(settings, table.store, services.outbox, services.slot, services.catalogue, services.metrics, _now_ms)
-
-    async def drain(runs: AsyncIterator[Run], handle: Callable[[Run], Awaitable[None]]) -> None:
-        async for run in runs:
-            try:
-                await handle(run)
-            except Exception as error:
-                # The next run must not be folded before this one, or this one's events would pass for folded.
-                log.critical("partition %d stopped at offset %d", run.partition, run.records[0].offset, exc_info=True)
-                await app.crash(error)
-                await asyncio.Event().wait()
-
-    def runs_of(name: str) -> Any:
-        return app.topic(name, key_type=bytes, key_serializer="raw", value_type=Run, value_serializer="raw")
-
-    @app.agent(runs_of(topics.interactions), name="interactions")
-    async def interactions(runs: AsyncIterator[Run]) -> None:
-        await drain(runs, loop.interactions)
-
-    @app.agent(runs_of(topics.users), name="users")
-    async def users(runs: AsyncIterator[Run]) -> None:
-        await drain(runs, loop.users)
-
-    @app.timer(interval=LAG_SECONDS)
-    async def lag() -> None:
-        consumer, gauge = app.consumer, services.metrics.lag
-        gauge.clear()  # partitions that went to another worker are his to report
-        for tp in consumer.assignment():
-            if tp.topic in (topics.interactions, topics.users):
-                done = loop.handled.get((tp.topic, tp.partition), consumer._committed_offset.get(tp) or 0)
-                gauge.labels(tp.topic, tp.partition).set(max(0, (consumer.highwater(tp) or 0) - done))
-
-    @app.on_partitions_assigned.connect
-    async def assigned(app: App, assigned: set[TP], **_: Any) -> None:
-        services.metrics.rebalances.inc()
-        loop.popular.clear()
-        mine = sum(tp.topic == topics.interactions for tp in assigned)
-        services.metrics.partitions.set(mine)
-        log.info("serving %d of %d partitions", mine, settings.partitions)
-
-    return app
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-async def run(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT; raises what made it stop otherwise."""
-    await check(settings)
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
-    app = create_app(settings)
-    asked_to_stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, asked_to_stop.set)
-    ends = [asyncio.create_task(each) for each in (app.start(), asked_to_stop.wait(), app.wait_until_stopped())]
-    try:
-        await asyncio.wait(ends[:2], return_when=asyncio.FIRST_COMPLETED)
-        if not asked_to_stop.is_set():
-            await ends[0]
-            await asyncio.wait(ends[1:], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await app.stop()
-        for end in ends:
-            end.cancel()
-        await asyncio.gather(*ends, return_exceptions=True)
-    if app.crash_reason is not None:
-        raise app.crash_reason

@@ -14,7 +14,7 @@ TRAINING_ALONE = {"torch", "pyarrow", "scipy.sparse", "scipy.linalg"}  # numba l
     "command",
     [
         ["-m", "streams", "worker", "--help"],
-        ["-c", "import streams.worker"],
+        ["-c", "import streams.app"],
     ],
     ids=["the command", "the module"],
 )

@@ -12,10 +12,10 @@ import pytest
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.types import TP
 
+from streams.app import create_app
 from streams.settings import Settings
 from streams.topics import Topics
 from streams.transport import Consumer, Run
-from streams.worker import create_app
 
 TOPIC = Topics.of(Settings()).interactions
 ZERO, ONE = TP(TOPIC, 0), TP(TOPIC, 1)

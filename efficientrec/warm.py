@@ -1,0 +1,81 @@
+"""Compiles the kernels before the first event needs them, with a model as small as a model can be.
+
+numba compiles for the types it meets and keeps the result in its cache (NUMBA_CACHE_DIR), so this takes ten seconds or
+so once, and a fraction of a second from then on. `python -m efficientrec.warm` fills the cache when an image is built.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from efficientrec import profile
+from efficientrec.clusters import Clusters
+from efficientrec.encoders.efficientrec import EfficientRecEncoder
+from efficientrec.interactions import Interactions, key_of
+from efficientrec.model import Blend, Model
+from efficientrec.recommend import recommend
+from efficientrec.shortlists import Shortlists
+from efficientrec.vocabulary import Vocabulary
+
+ITEMS, DIM, HIDDEN, CLUSTERS = 8, 4, 4, 2
+
+
+def warm() -> None:
+    """Lets two users go the way of every user: without a model, with one, from bytes and back."""
+    model = _smallest_model()
+    stored: list[bytes | None] = [None, None]
+    for offset, encoder in ((0, None), (2, model.encoder), (4, model.encoder)):
+        width, key = (0, 0) if encoder is None else (encoder.width, encoder.key)
+        rows = profile.fold(profile.unpack(stored, width, key), _run(model, offset), encoder).rows
+        stored = list(profile.pack(rows, partition=0))
+        if encoder is not None:
+            recommend(model, rows, 4)
+
+
+def _run(model: Model, offset: int) -> Interactions:
+    return Interactions(
+        users=["a", "b"],
+        user=np.array([0, 1], np.int32),
+        item=model.items.keys[:2].copy(),
+        weight=np.array([1.0, -1.0], np.float32),
+        at=np.array([1000, 2000], np.int64),
+        offset=np.array([offset, offset + 1], np.int64),
+        event=np.array([offset + 1, 0], np.uint64),
+        excludes=np.array([True, False]),
+    )
+
+
+def _smallest_model() -> Model:
+    def zeros(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        return np.zeros(shape, np.float32)
+
+    items = Vocabulary([f"item {number}" for number in range(ITEMS)])
+    encoder = EfficientRecEncoder(
+        key=key_of("warm"),
+        items=items,
+        item_vectors=zeros(ITEMS, DIM),
+        half_life_seconds=1.0,
+        dislike=0.0,
+        trait_keys=np.zeros(0, np.uint64),
+        trait_vectors=zeros(0, 1),
+        hidden_weights=zeros(2 * DIM + 2 + 1, HIDDEN),
+        hidden_bias=zeros(HIDDEN),
+        vector_weights=zeros(HIDDEN, HIDDEN),
+        vector_bias=zeros(HIDDEN),
+    )
+    return Model(
+        version="warm",
+        items=items,
+        encoder=encoder,
+        clusters=Clusters(zeros(HIDDEN, CLUSTERS), zeros(CLUSTERS), 1),
+        cluster_shortlists=Shortlists(np.zeros((CLUSTERS, 2), np.int32), zeros(CLUSTERS, 2)),
+        anchor_shortlists=Shortlists(np.zeros((ITEMS, 2), np.int32), zeros(ITEMS, 2)),
+        popular=np.arange(ITEMS, dtype=np.int32),
+        ranking_vectors=zeros(ITEMS, DIM),
+        item_bias=zeros(ITEMS),
+        blend=Blend(cluster_weight=0.0, anchor_weight=0.0, anchors=1, anchor_decay=1.0),
+    )
+
+
+if __name__ == "__main__":
+    warm()

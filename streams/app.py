@@ -1,0 +1,222 @@
+"""The worker as a process: a Faust app around `Loop`, and what it needs beside its agents.
+
+Knows which services there are, in which order they start and stop, and what ends them. What happens to an event is in
+worker.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from threading import Thread
+from typing import Any
+from wsgiref.simple_server import WSGIServer
+
+import faust
+from faust.types import TP
+from prometheus_client import start_http_server
+from yarl import URL
+
+from efficientrec.errors import SettingInvalid
+from efficientrec.warm import warm
+from streams.catalogue import Catalogue
+from streams.follower import Follower
+from streams.metrics import WorkerMetrics
+from streams.outbox import Outbox
+from streams.settings import Settings
+from streams.slot import ModelSlot
+from streams.table import ProfileTable
+from streams.topics import TABLE, Topics, check
+from streams.transport import Run, Transport
+from streams.worker import Loop
+
+log = logging.getLogger(__name__)
+
+LAG_SECONDS = 1.0
+STREAM_RUNS_MAX = 16  # runs that wait in memory: a few thousand records each
+
+
+async def run(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT; raises what made it stop otherwise."""
+    await check(settings)
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(warm)  # before the group counts on this worker's heartbeats
+    app = create_app(settings)
+    asked_to_stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, asked_to_stop.set)
+    ends = [asyncio.create_task(each) for each in (app.start(), asked_to_stop.wait(), app.wait_until_stopped())]
+    try:
+        await asyncio.wait(ends[:2], return_when=asyncio.FIRST_COMPLETED)
+        if not asked_to_stop.is_set():
+            await ends[0]
+            await asyncio.wait(ends[1:], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await app.stop()
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+    if app.crash_reason is not None:
+        raise app.crash_reason
+
+
+class Services:
+    """Producer, model slot, catalogue, metrics."""
+
+    def __init__(self, settings: Settings) -> None:
+        topics = Topics.of(settings)
+        servers = settings.bootstrap_servers
+        self._settings = settings
+        self.metrics = WorkerMetrics(settings.policy.rules)
+        self.outbox = Outbox(servers, settings.request_timeout_seconds)
+        self.slot = ModelSlot(settings.list_size, self.metrics)
+        self.catalogue = Catalogue()
+        self._followers = [
+            Follower(topics.items, servers, self.catalogue.handle),
+            Follower(topics.releases, servers, self.slot.handle),
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._http: tuple[WSGIServer, Thread] | None = None
+
+    async def start(self) -> None:
+        """Returns when catalogue and model are those of the topics, so that the first run is served by them."""
+        self._serve_metrics()
+        await self.outbox.start()
+        self._tasks = [asyncio.create_task(follower.run()) for follower in self._followers]
+        caught_up = [asyncio.create_task(follower.caught_up()) for follower in self._followers]
+        for waiting, following in zip(caught_up, self._tasks, strict=True):
+            await asyncio.wait((waiting, following), return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()  # raises: it never ends by itself otherwise
+        gc.collect()
+        gc.freeze()  # what was loaded by now stays: the collector need not go through it again and again
+
+    async def run(self) -> None:
+        """Follows until cancelled; raises what ended it."""
+        await asyncio.gather(*self._tasks)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.outbox.stop()
+        if self._http is not None:
+            server, thread = self._http
+            server.shutdown()
+            server.server_close()
+            await asyncio.to_thread(thread.join)
+
+    def _serve_metrics(self) -> None:
+        port, host = self._settings.metrics_port, self._settings.metrics_host
+        if not port:
+            return
+        try:
+            self._http = start_http_server(port, host, self.metrics.registry)
+        except OSError as error:
+            raise SettingInvalid(
+                f"EFFICIENTREC_METRICS_PORT is {port}; expected a port that is free ({host}:{port}: {error.strerror})"
+            ) from error
+
+
+class App(faust.App):
+    """A Faust app that delivers runs, with its services started before its agents and stopped after them."""
+
+    run_events_max: int
+    fetch_wait_seconds: float
+    services: Services
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
+
+    async def on_start(self) -> None:
+        await self.services.start()
+        self.add_future(self.services.run())  # an error there stops the app
+        await super().on_start()
+
+    async def on_shutdown(self) -> None:
+        await super().on_shutdown()
+        await self.services.stop()
+
+
+def create_app(settings: Settings) -> App:
+    """The worker as a Faust app, ready to start. Importing this module starts nothing."""
+    topics = Topics.of(settings)
+    app = App(
+        settings.group,
+        broker=[URL(f"kafka://{server}") for server in settings.bootstrap_servers],
+        datadir=settings.state_dir,
+        store="memory://",  # for tables of Faust's own, of which there are none
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        topic_partitions=settings.partitions,
+        broker_session_timeout=settings.session_timeout_seconds,
+        broker_heartbeat_interval=settings.heartbeat_interval_seconds,
+        broker_request_timeout=settings.request_timeout_seconds,
+        broker_commit_interval=settings.commit_interval_seconds,
+        consumer_auto_offset_reset="earliest",
+        stream_buffer_maxsize=STREAM_RUNS_MAX,
+        stream_wait_empty=True,  # what was begun is finished before a partition is given back
+        stream_recovery_delay=0.0,
+        worker_redirect_stdouts=False,
+    )
+    app.run_events_max = settings.run_events_max
+    app.fetch_wait_seconds = settings.fetch_wait_seconds
+    app.services = services = Services(settings)
+    table = ProfileTable(
+        app,
+        name=TABLE,
+        partitions=settings.partitions,
+        directory=settings.state_dir,
+        cache_bytes=settings.block_cache_bytes,
+    )
+    app.tables.add(table)
+    loop = Loop(settings, table.store, services.outbox, services.slot, services.catalogue, services.metrics, _now_ms)
+
+    async def drain(runs: AsyncIterator[Run], handle: Callable[[Run], Awaitable[None]]) -> None:
+        async for run in runs:
+            try:
+                await handle(run)
+            except Exception as error:
+                # The next run must not be folded before this one, or this one's events would pass for folded.
+                log.critical("partition %d stopped at offset %d", run.partition, run.records[0].offset, exc_info=True)
+                await app.crash(error)
+                await asyncio.Event().wait()
+
+    def runs_of(name: str) -> Any:
+        return app.topic(name, key_type=bytes, key_serializer="raw", value_type=Run, value_serializer="raw")
+
+    @app.agent(runs_of(topics.interactions), name="interactions")
+    async def interactions(runs: AsyncIterator[Run]) -> None:
+        await drain(runs, loop.interactions)
+
+    @app.agent(runs_of(topics.users), name="users")
+    async def users(runs: AsyncIterator[Run]) -> None:
+        await drain(runs, loop.users)
+
+    @app.timer(interval=LAG_SECONDS)
+    async def lag() -> None:
+        consumer, gauge = app.consumer, services.metrics.lag
+        gauge.clear()  # partitions that went to another worker are his to report
+        for tp in consumer.assignment():
+            if tp.topic in (topics.interactions, topics.users):
+                done = loop.handled.get((tp.topic, tp.partition), consumer._committed_offset.get(tp) or 0)
+                gauge.labels(tp.topic, tp.partition).set(max(0, (consumer.highwater(tp) or 0) - done))
+
+    @app.on_partitions_assigned.connect
+    async def assigned(app: App, assigned: set[TP], **_: Any) -> None:
+        loop.reassigned()
+        mine = sum(tp.topic == topics.interactions for tp in assigned)
+        services.metrics.rebalances.inc()
+        services.metrics.partitions.set(mine)
+        log.info("serving %d of %d partitions", mine, settings.partitions)
+
+    return app
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
