@@ -45,7 +45,7 @@ from streams.audit import Audit, audit
 from streams.broker import EmbeddedBroker, free_port
 from streams.children import start_child, stop_child
 from streams.follower import Record
-from streams.records import RecommendationList, decode_interaction, decode_list
+from streams.records import RecommendationList, decode_interaction, decode_list, decode_release
 from streams.replay import Pause, Replayed, Speed, replay
 from streams.scoreboard import LIKED, Scoreboard
 from streams.settings import Settings
@@ -54,8 +54,8 @@ from streams.topics import Topics
 
 SHIPPED = Path(__file__).parent / "data" / "ml-latest-small"
 REPLAY_SECONDS = 90.0  # beside the holds; a large data set is played faster, not longer
-FIRST_TRAINING, NEXT_TRAINING = 0.1, 0.25  # shares of the data: when the first model is trained, and each later one
-HOLDS = ((0.25, 1), (0.7, 2))  # share of the replay, and models that must have served before it goes on
+FIRST_TRAINING, NEXT_TRAINING = 0.2, 0.2  # shares of the data: when the first model is trained, and each later one
+HOLDS = ((0.3, 1), (0.6, 2))  # share of the replay, and models that must be released before it goes on
 HOLD_SECONDS = 90.0
 START_SECONDS = 120.0
 QUIET_SECONDS = 60.0  # how long the last lists may take
@@ -124,7 +124,7 @@ def _environ(dataset: Dataset, folder: Path, address: str) -> dict[str, str]:
         "SESSION_TIMEOUT_SECONDS": "6",  # the embedded broker lets a group form after half of this
         "HEARTBEAT_INTERVAL_SECONDS": "2",
         "PARTITIONS": "4",  # the embedded broker looks at each of them at every fetch
-        "FETCH_WAIT_SECONDS": "0.01",
+        "FETCH_WAIT_SECONDS": "0.03",
         "METRICS_PORT": str(free_port()),
         "TRAINER_METRICS_PORT": "0",
         "TRAIN_FIRST_EVENTS": str(max(1, int(len(dataset) * FIRST_TRAINING))),
@@ -186,6 +186,8 @@ class Watch:
         self._folder = folder
         self.board = Scoreboard(settings.policy, settings.popularity_half_life_seconds, cache(self._trained_up_to))
         self.dead_letters = 0
+        self.released: list[str] = []
+        """Versions of the models that the trainer has released, in order."""
         self.newest: dict[str, int] = {}
         """User → offset of the newest interaction that was accepted."""
         self.answered: dict[str, int] = {}
@@ -212,7 +214,7 @@ class Watch:
                 [
                     TopicPartition(topic.name, number)
                     for topic in topics.wanted(self._settings)
-                    if topic.name in (names.interactions, names.lists, names.dead_letters)
+                    if topic.name in (names.interactions, names.lists, names.releases, names.dead_letters)
                     for number in range(topic.partitions)
                 ]
             )
@@ -234,6 +236,8 @@ class Watch:
                     event = decode_interaction(record.value, record.key, self._settings.policy, 2**52)
                     self.newest[event.user_id] = record.offset
                     self.board.event(record.partition, record.offset, record.timestamp, event)
+            elif topic == self._topics.releases and record.value is not None:
+                self.released.append(decode_release(record.value).version)
             elif topic == self._topics.lists and record.value is not None:
                 published = decode_list(record.value)
                 self.answered[published.user_id] = published.trigger.offset
@@ -267,7 +271,7 @@ async def _play(
             waiting_since: float | None = None
             while not playing.done():
                 _check(children, folder)
-                models = len(watch.board.score.versions)
+                models = len(watch.released)
                 held = any(state.sent >= share * len(dataset) and models < needed for share, needed in HOLDS)
                 waiting_since = (waiting_since or time.monotonic()) if held else None
                 if held and waiting_since and time.monotonic() - waiting_since < HOLD_SECONDS:
@@ -325,9 +329,15 @@ class Progress:
         table.add_row("model", version or "none yet: what is popular", f"{len(score.versions)} so far")
         table.add_row(
             "hit rate at 10",
-            f"[bold green]{score.hit_rate:.3f}[/]",
-            f"popularity {score.popularity_hit_rate:.3f}",
-            f"[dim]{score.judged:,} liked events, each looked up in the list that its user had before[/]",
+            f"[bold green]{score.all.rate:.3f}[/]",
+            f"popularity {score.all.popularity_rate:.3f}",
+            f"[dim]{score.all.judged:,} liked events, each looked up in the list that its user had before[/]",
+        )
+        table.add_row(
+            "with a model",
+            f"[bold green]{score.personal.rate:.3f}[/]",
+            f"popularity {score.personal.popularity_rate:.3f}",
+            f"[dim]{score.personal.judged:,} of them[/]",
         )
         return Panel(table, title=f"{now - self._began:.0f} s", title_align="right", expand=False)
 
@@ -342,9 +352,13 @@ def _figures(watch: Watch, checked: Audit, seconds: float) -> dict[str, object]:
         "models": len(score.versions),
         "swaps": max(0, len(score.versions) - 1),
         "latency_ms": {"p50": round(score.latency_ms(50), 1), "p99": round(score.latency_ms(99), 1)},
-        "hit_rate_at_10": round(score.hit_rate, 4),
-        "popularity_hit_rate_at_10": round(score.popularity_hit_rate, 4),
-        "judged": score.judged,
+        "hit_rate_at_10": round(score.all.rate, 4),
+        "popularity_hit_rate_at_10": round(score.all.popularity_rate, 4),
+        "with_a_model": {
+            "judged": score.personal.judged,
+            "hit_rate_at_10": round(score.personal.rate, 4),
+            "popularity_hit_rate_at_10": round(score.personal.popularity_rate, 4),
+        },
         "rows_checked": checked.checked,
         "rows_different": len(checked.different),
         "seconds": round(seconds, 1),

@@ -41,15 +41,37 @@ class Given:
 
 
 @dataclass(slots=True)
+class Hits:
+    """Events that were looked up, in the lists and in what is popular."""
+
+    judged: int = 0
+    hits: int = 0
+    popularity_hits: int = 0
+
+    def add(self, is_hit: bool, is_popular: bool) -> None:
+        self.judged += 1
+        self.hits += is_hit
+        self.popularity_hits += is_popular
+
+    @property
+    def rate(self) -> float:
+        return self.hits / self.judged if self.judged else float("nan")
+
+    @property
+    def popularity_rate(self) -> float:
+        return self.popularity_hits / self.judged if self.judged else float("nan")
+
+
+@dataclass(slots=True)
 class Score:
     """What can be said so far."""
 
     events: int = 0
     lists: int = 0
-    judged: int = 0
+    all: Hits = field(default_factory=Hits)
     """Liked events of users who had a list."""
-    hits: int = 0
-    popularity_hits: int = 0
+    personal: Hits = field(default_factory=Hits)
+    """Those among them whose list a model had made."""
     known: int = 0
     """Liked events that the list's model had been trained on, and which are not judged."""
     latencies_ms: list[float] = field(default_factory=list)
@@ -62,14 +84,6 @@ class Score:
         """Percentile of event-to-list latency, of all lists or the newest ones; NaN before the first."""
         chosen = self.latencies_ms if newest is None else self.latencies_ms[-newest:]
         return float(np.percentile(chosen, percent)) if chosen else float("nan")
-
-    @property
-    def hit_rate(self) -> float:
-        return self.hits / self.judged if self.judged else float("nan")
-
-    @property
-    def popularity_hit_rate(self) -> float:
-        return self.popularity_hits / self.judged if self.judged else float("nan")
 
 
 class Scoreboard:
@@ -137,9 +151,8 @@ class Scoreboard:
             if given.version and event.offset < self._trained_up_to(given.version).get(trigger.partition, 0):
                 score.known += 1
                 continue
-            score.judged += 1
-            score.hits += event.item in given.items
-            score.popularity_hits += event.is_popular
+            for hits in (score.all, score.personal) if given.version else (score.all,):
+                hits.add(event.item in given.items, event.is_popular)
         score.lists += 1
         score.listed.add(user)
         if published.model_version:

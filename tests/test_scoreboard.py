@@ -36,7 +36,7 @@ def test_an_event_is_looked_up_in_the_list_that_does_not_know_it_yet() -> None:
     likes(scores, 2, "u", "c")
     scores.published(list_of("u", 2, "c"), received_ms=2020)
 
-    assert (scores.score.judged, scores.score.hits) == (2, 1)
+    assert (scores.score.all.judged, scores.score.all.hits) == (2, 1)
 
 
 def test_several_events_between_two_lists_are_all_judged_by_the_earlier_one() -> None:
@@ -48,7 +48,7 @@ def test_several_events_between_two_lists_are_all_judged_by_the_earlier_one() ->
         likes(scores, offset, "u", item)
     scores.published(list_of("u", 3, "e"), received_ms=0)
 
-    assert (scores.score.judged, scores.score.hits) == (3, 2)
+    assert (scores.score.all.judged, scores.score.all.hits) == (3, 2)
 
 
 def test_a_list_that_is_read_before_its_event_waits_for_it() -> None:
@@ -74,7 +74,7 @@ def test_what_a_model_was_trained_on_is_not_counted_for_it() -> None:
     likes(scores, 2, "u", "c")
     scores.published(list_of("u", 2), received_ms=0)
 
-    assert (scores.score.known, scores.score.judged, scores.score.hits) == (1, 1, 1)
+    assert (scores.score.known, scores.score.all.judged, scores.score.all.hits) == (1, 1, 1)
 
 
 def test_disliked_and_repeated_items_are_no_wishes_fulfilled() -> None:
@@ -86,8 +86,8 @@ def test_disliked_and_repeated_items_are_no_wishes_fulfilled() -> None:
     likes(scores, 2, "u", "a")
     scores.published(list_of("u", 2), received_ms=0)
 
-    assert scores.score.judged == 0
-    assert math.isnan(scores.score.hit_rate)
+    assert scores.score.all.judged == 0
+    assert math.isnan(scores.score.all.rate)
 
 
 def test_popularity_answers_the_same_question_without_what_the_user_has_met() -> None:
@@ -101,4 +101,18 @@ def test_popularity_answers_the_same_question_without_what_the_user_has_met() ->
     likes(scores, 14, "u", "unheard")
     scores.published(list_of("u", 14), received_ms=0)
 
-    assert (scores.score.judged, scores.score.popularity_hits, scores.score.hits) == (2, 1, 0)
+    assert (scores.score.all.judged, scores.score.all.popularity_hits, scores.score.all.hits) == (2, 1, 0)
+
+
+def test_lists_of_a_model_are_counted_for_themselves_too() -> None:
+    scores = board()
+
+    likes(scores, 0, "u", "a")
+    scores.published(list_of("u", 0, "b", version=None), received_ms=0)
+    likes(scores, 1, "u", "b")
+    scores.published(list_of("u", 1, "x"), received_ms=0)
+    likes(scores, 2, "u", "y")
+    scores.published(list_of("u", 2), received_ms=0)
+
+    assert (scores.score.all.judged, scores.score.all.hits) == (2, 1)
+    assert (scores.score.personal.judged, scores.score.personal.hits) == (1, 0)
