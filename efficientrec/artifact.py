@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
 import secrets
 from contextlib import suppress
 from dataclasses import asdict
@@ -20,6 +21,9 @@ from typing import Any, TypeVar
 
 import fsspec
 import msgspec
+from fsspec.core import strip_protocol
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
@@ -38,6 +42,7 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 SHORTLISTS = "shortlists.safetensors"
 ITEMS = "items.json"
+_NAME = re.compile(r"\w[\w.-]*")
 
 Decoded = TypeVar("Decoded")
 
@@ -157,6 +162,23 @@ def save(
     return hashlib.sha256(described).hexdigest()
 
 
+def lies_in(address: str, folder: str) -> bool:
+    """Whether an address is that of a folder right below `folder`; tells by the texts, and opens nothing.
+
+    An address can come from a topic, and fsspec opens whatever it is told: any host, any file, archives within both.
+
+    >>> lies_in("s3://models/v1", "s3://models"), lies_in("http://elsewhere/v1", "s3://models")
+    (True, False)
+    """
+
+    def place(text: str) -> str:
+        is_local = "::" not in text and get_protocol(text) in LocalFileSystem.protocol
+        return str(strip_protocol(text) if is_local else text).rstrip("/")
+
+    parent, _, name = place(address).rpartition("/")
+    return parent == place(folder) and _NAME.fullmatch(name) is not None
+
+
 def load(address: str, sha256: str | None = None) -> tuple[Model, Manifest]:
     """Reads an artifact. sha256: the digest that its manifest must have, as announced; None trusts the folder.
 
@@ -172,8 +194,8 @@ def load(address: str, sha256: str | None = None) -> tuple[Model, Manifest]:
         try:
             with filesystem.open(posixpath.join(path, name), "rb") as file:
                 content: bytes = file.read()
-        except OSError as error:
-            raise ArtifactCorrupt(f"{name} of {address} cannot be read: {error}") from error
+        except Exception as error:  # a store's own client raises errors of its own kind
+            raise ArtifactCorrupt(f"{name} of {address} cannot be read: {error!r}") from error
         if digest is not None and hashlib.sha256(content).hexdigest() != digest:
             raise ArtifactCorrupt(f"{name} of {address} is not what was published: its sha256 is not {digest}")
         return content

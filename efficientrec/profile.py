@@ -264,7 +264,7 @@ def rebuilt(rows: Rows, encoder: Encoder | None) -> Rows:
     return replace(rows, state=state, model=model, built=built)
 
 
-def take(rows: Rows, index: NDArray[np.intp]) -> Rows:
+def take(rows: Rows, index: NDArray[np.integer]) -> Rows:
     """Some of the rows, in the order of index."""
     return Rows(**{each.name: getattr(rows, each.name)[index] for each in fields(Rows)})
 

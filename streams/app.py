@@ -73,7 +73,7 @@ class Services:
         self._settings = settings
         self.metrics = WorkerMetrics(settings.policy.rules)
         self.outbox = Outbox(servers, settings.request_timeout_seconds)
-        self.slot = ModelSlot(settings.list_size, self.metrics)
+        self.slot = ModelSlot(settings.models_dir, settings.list_size, self.metrics)
         self.catalogue = Catalogue()
         self._followers = [
             Follower(topics.items, servers, self.catalogue.handle),

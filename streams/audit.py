@@ -129,10 +129,9 @@ async def _everything(settings: Settings, topic: str, partitions: int) -> AsyncI
         await consumer.seek_to_beginning(*assigned)
         left = {partition for partition in assigned if await consumer.position(partition) < ends[partition]}
         while left:
-            for partition, records in (await consumer.getmany(*left, timeout_ms=500)).items():
+            for records in (await consumer.getmany(*left, timeout_ms=500)).values():
                 for record in records:
                     yield record
-                if records[-1].offset + 1 >= ends[partition]:
-                    left.discard(partition)
+            left = {partition for partition in left if await consumer.position(partition) < ends[partition]}
     finally:
         await consumer.stop()

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from efficientrec.errors import EfficientRecError
 from streams.settings import Settings
@@ -49,7 +50,8 @@ def main() -> None:
     try:
         app()
     except EfficientRecError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        text = f"[bold red]{type(error).__name__}[/]: {escape(str(error))}"
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -138,10 +140,12 @@ def replay(
     Example: efficientrec replay data/ml-1m --speed 2000/s
     """
     from efficientrec.datasets import read_dataset
+    from streams import topics
     from streams.replay import Speed, replay
 
-    settings = _settings(config)
-    done = asyncio.run(replay(read_dataset(folder), settings, Speed.parse(speed)))
+    settings, pace, dataset = _settings(config), Speed.parse(speed), read_dataset(folder)
+    asyncio.run(topics.check(settings))
+    done = asyncio.run(replay(dataset, settings, pace))
     console.print(f"{done.interactions} interactions, {done.items} items, {done.users} users in {done.seconds:.1f} s")
 
 
@@ -160,7 +164,8 @@ def send(
     from streams.send import send
 
     offset = asyncio.run(send(_settings(config), event_type, user, item, value))
-    console.print(f"Sent, at offset {offset} of its partition. efficientrec recommend {user} shows what changed.")
+    shown = escape(user)
+    console.print(f"Sent, at offset {offset} of its partition. efficientrec recommend {shown} shows what changed.")
 
 
 @app.command()
@@ -172,9 +177,12 @@ def recommend(
 
     Example: efficientrec recommend 42
     """
+    from streams import topics
     from streams.show import last_list, render
 
-    console.print(render(asyncio.run(last_list(_settings(config), user))))
+    settings = _settings(config)
+    asyncio.run(topics.check(settings))
+    console.print(render(asyncio.run(last_list(settings, user))))
 
 
 @app.command()
@@ -199,7 +207,7 @@ def train(
     trained, digest = train_folder(
         data, address, version=version, created_at=rfc3339(now_ms), recipe=Recipe(seed=seed), progress=_progress
     )
-    console.print(f"{address}\nsha256 of its manifest: {digest}", soft_wrap=True)
+    console.print(f"{escape(address)}\nsha256 of its manifest: {digest}", soft_wrap=True)
     _print_scores(trained.scores)
 
 
@@ -256,7 +264,7 @@ def _calm_threads() -> None:
 
 
 def _progress(what: str, share: float) -> None:
-    console.print(f"{share:4.0%} {what}", highlight=False)
+    console.print(f"{share:4.0%} {what}", highlight=False, markup=False)
 
 
 def _print_scores(scores: dict[str, dict[str, float]]) -> None:

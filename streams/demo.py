@@ -1,8 +1,8 @@
 """The whole loop on one machine: broker, worker and trainer as processes of their own, fed with real ratings.
 
 1. Start the broker, make the topics, start worker and trainer.
-2. Replay the ratings in time order. The first model comes from what was replayed so far; after a quarter the replay
-   waits for it, and further on for the second one, so that every run shows models taking each other's place.
+2. Replay the ratings in time order. The first model comes from what was replayed so far; further on the
+   replay waits for it, and later for the second one, so that every run shows models taking each other's place.
 3. Watch both topics from outside, as any consumer could: latency, and hits of the lists given *before* each event.
 4. When every event has its list: one user's story, and the check of every row against a plain recomputation.
 
@@ -45,7 +45,7 @@ from streams.audit import Audit, audit
 from streams.broker import EmbeddedBroker, free_port
 from streams.children import start_child, stop_child
 from streams.follower import Record
-from streams.records import RecommendationList, decode_interaction, decode_list, decode_release
+from streams.records import RecommendationList, decode_interaction, decode_list
 from streams.replay import Pause, Replayed, Speed, replay
 from streams.scoreboard import LIKED, Scoreboard
 from streams.settings import Settings
@@ -55,7 +55,7 @@ from streams.topics import Topics
 SHIPPED = Path(__file__).parent / "data" / "ml-latest-small"
 REPLAY_SECONDS = 90.0  # beside the holds; a large data set is played faster, not longer
 FIRST_TRAINING, NEXT_TRAINING = 0.2, 0.2  # shares of the data: when the first model is trained, and each later one
-HOLDS = ((0.3, 1), (0.6, 2))  # share of the replay, and models that must be released before it goes on
+HOLDS = ((0.3, 1), (0.6, 2))  # share of the replay, and trainings that must have ended before it goes on
 HOLD_SECONDS = 90.0
 START_SECONDS = 120.0
 QUIET_SECONDS = 60.0  # how long the last lists may take
@@ -126,7 +126,7 @@ def _environ(dataset: Dataset, folder: Path, address: str) -> dict[str, str]:
         "PARTITIONS": "4",  # the embedded broker looks at each of them at every fetch
         "FETCH_WAIT_SECONDS": "0.03",
         "METRICS_PORT": str(free_port()),
-        "TRAINER_METRICS_PORT": "0",
+        "TRAINER_METRICS_PORT": str(free_port()),
         "TRAIN_FIRST_EVENTS": str(max(1, int(len(dataset) * FIRST_TRAINING))),
         "TRAIN_NEW_EVENTS": str(max(1, int(len(dataset) * NEXT_TRAINING))),
         "TRAIN_EVERY_SECONDS": "3600",
@@ -156,25 +156,23 @@ async def _serving(
     """Returns when the worker has its partitions; the first start on a machine compiles the kernels first."""
     with console.status("the worker starts; the first time on a machine it compiles its kernels"):
         deadline = time.monotonic() + START_SECONDS
-        while await asyncio.to_thread(_partitions, settings) < settings.partitions:
+        where = (settings.metrics_host, settings.metrics_port, "efficientrec_partitions_assigned")
+        while await asyncio.to_thread(_measured, *where) < settings.partitions:
             _check(children, folder)
             if time.monotonic() > deadline:
                 raise DemoFailed(f"the worker does not serve after {START_SECONDS:g} s; {_tail(folder, 'worker')}")
             await asyncio.sleep(1 / FRAMES_PER_SECOND)
 
 
-def _partitions(settings: Settings) -> float:
-    """How many partitions the worker says it serves."""
-    url = f"http://{settings.metrics_host}:{settings.metrics_port}/metrics"
+def _measured(host: str, port: int, name: str) -> float:
+    """A metric of one of our processes, summed over its labels; 0 while it does not answer."""
     try:
-        with urlopen(url, timeout=5) as response:
+        with urlopen(f"http://{host}:{port}/metrics", timeout=5) as response:
             text = response.read().decode()
     except OSError:
         return 0
-    for family in text_string_to_metric_families(text):
-        if family.name == "efficientrec_partitions_assigned":
-            return float(family.samples[0].value)
-    return 0
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return sum(sample.value for sample in samples if sample.name == name)
 
 
 class Watch:
@@ -186,8 +184,6 @@ class Watch:
         self._folder = folder
         self.board = Scoreboard(settings.policy, settings.popularity_half_life_seconds, cache(self._trained_up_to))
         self.dead_letters = 0
-        self.released: list[str] = []
-        """Versions of the models that the trainer has released, in order."""
         self.newest: dict[str, int] = {}
         """User → offset of the newest interaction that was accepted."""
         self.answered: dict[str, int] = {}
@@ -214,7 +210,7 @@ class Watch:
                 [
                     TopicPartition(topic.name, number)
                     for topic in topics.wanted(self._settings)
-                    if topic.name in (names.interactions, names.lists, names.releases, names.dead_letters)
+                    if topic.name in (names.interactions, names.lists, names.dead_letters)
                     for number in range(topic.partitions)
                 ]
             )
@@ -236,8 +232,6 @@ class Watch:
                     event = decode_interaction(record.value, record.key, self._settings.policy, 2**52)
                     self.newest[event.user_id] = record.offset
                     self.board.event(record.partition, record.offset, record.timestamp, event)
-            elif topic == self._topics.releases and record.value is not None:
-                self.released.append(decode_release(record.value).version)
             elif topic == self._topics.lists and record.value is not None:
                 published = decode_list(record.value)
                 self.answered[published.user_id] = published.trigger.offset
@@ -269,13 +263,14 @@ async def _play(
         playing = asyncio.create_task(replay(dataset, settings, speed, progress=on_progress, pause=pause))
         try:
             waiting_since: float | None = None
+            runs = (settings.metrics_host, settings.trainer_metrics_port, "efficientrec_trainer_runs_total")
             while not playing.done():
                 _check(children, folder)
-                models = len(watch.released)
-                held = any(state.sent >= share * len(dataset) and models < needed for share, needed in HOLDS)
+                trained = await asyncio.to_thread(_measured, *runs)
+                held = any(state.sent >= share * len(dataset) and trained < needed for share, needed in HOLDS)
                 waiting_since = (waiting_since or time.monotonic()) if held else None
                 if held and waiting_since and time.monotonic() - waiting_since < HOLD_SECONDS:
-                    state.holding = f"the replay waits for model {models + 1}"
+                    state.holding = "the replay waits for the trainer"
                     pause.hold()
                 else:
                     state.holding = ""
@@ -428,7 +423,7 @@ def _invite(settings: Settings, watch: Watch, console: Console) -> None:
         Panel(
             Text(
                 "Everything stays up until Ctrl-C. Elsewhere, look at a list, send an event, and look again:\n\n"
-                f"  export EFFICIENTREC_BROKER=kafka://{server}\n"
+                f"  export EFFICIENTREC_BROKER=kafka://{server} EFFICIENTREC_PARTITIONS={settings.partitions}\n"
                 f"  efficientrec recommend {user}\n"
                 f"  efficientrec send like {user} {item}\n"
                 f"  efficientrec recommend {user}\n\n"

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.offsets import true_ends
@@ -56,6 +56,8 @@ class Follower:
         try:
             known = await consumer._client.fetch_all_metadata()
             partitions = [TopicPartition(self.topic, n) for n in sorted(known.partitions_for_topic(self.topic) or ())]
+            if not partitions:  # nothing to read would pass for everything read
+                raise UnknownTopicOrPartitionError(self.topic)
             ends = await true_ends(consumer, partitions)
             await consumer.seek_to_beginning(*partitions)
             for partition, position in positions.items():

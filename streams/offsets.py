@@ -42,9 +42,12 @@ async def true_ends(
         else:
             consumer.pause(partition)
     while waiting:
-        for partition in await consumer.getmany(*waiting, timeout_ms=500):
-            ends[partition] = max(ends[partition], consumer.highwater(partition) or 0)
-            waiting.discard(partition)
-            consumer.pause(partition)
+        await consumer.getmany(*waiting, timeout_ms=500)
+        for partition in list(waiting):
+            # Not the records decide but the position: a topic may end with the marker of a transaction, which is none.
+            if await consumer.position(partition) >= ends[partition]:
+                ends[partition] = max(ends[partition], consumer.highwater(partition) or 0)
+                waiting.discard(partition)
+                consumer.pause(partition)
     consumer.resume(*partitions)
     return ends

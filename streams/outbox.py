@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
@@ -37,11 +38,10 @@ class Pending:
 class Outbox:
     """One producer for changelog, lists and dead letters."""
 
-    _producer: AIOKafkaProducer
-
     def __init__(self, bootstrap_servers: Sequence[str], request_timeout_seconds: float) -> None:
         self._servers = list(bootstrap_servers)
         self._request_timeout_seconds = request_timeout_seconds
+        self._producer: Any = None
 
     async def start(self) -> None:
         self._producer = AIOKafkaProducer(
@@ -54,7 +54,9 @@ class Outbox:
         await self._producer.start()
 
     async def stop(self) -> None:
-        await self._producer.stop()
+        """Sends what is still on its way; harmless when it was never started."""
+        if self._producer is not None:
+            await self._producer.stop()
 
     async def send(self, topic: str, partition: int, records: Iterable[KeyValue], timestamp_ms: int) -> Pending:
         """Hands over records (key, value) in order, batch by batch."""

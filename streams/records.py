@@ -123,7 +123,7 @@ class RecommendationList(Struct, gc=False):
     generated_at: str
     trigger: Trigger
     reason: str
-    """Why the list was made: `event` or `model_swap`."""
+    """Why the list was made: `event`; readers must expect other reasons to come."""
     clusters: list[ClusterWeight]
     items: list[RankedItem]
 
@@ -468,6 +468,14 @@ def decode_user(value: bytes, key: bytes | None) -> User:
     return user
 
 
+def check_user_key(key: bytes) -> None:
+    """RecordInvalid unless it can be a user's id: rows lie beside others, whose keys are none, and a null erases."""
+    try:
+        _check_id("user_id", key.decode(), key)
+    except UnicodeDecodeError as error:
+        raise RecordInvalid(f"the key is {_short(key)}; expected a user_id in UTF-8") from error
+
+
 def decode_list(value: bytes) -> RecommendationList:
     """A published list, or RecordInvalid."""
     published = _decoded(_decode_list, value, "a recommendation list")
@@ -481,6 +489,10 @@ def decode_release(value: bytes) -> Release:
     _check_schema(release.schema_version, "a release")
     if not release.version or not release.address:
         raise RecordInvalid("a release has no version or no address; expected both")
+    try:
+        moment_ms(release.released_at)
+    except ValueError as error:
+        raise RecordInvalid(f"released_at of release {release.version} {error}") from error
     if len(release.sha256) != 64 or not set(release.sha256) <= set(string.hexdigits.lower()):
         raise RecordInvalid(f"sha256 of release {release.version} is {_short(release.sha256)}; expected 64 hex digits")
     return release

@@ -22,7 +22,7 @@ from efficientrec.model import Model
 from efficientrec.recommend import recommend
 from streams.follower import Record
 from streams.metrics import WorkerMetrics
-from streams.records import Release, decode_release
+from streams.records import RELEASE_KEY, Release, decode_release
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +32,16 @@ PROBE_USERS = 64
 class ModelSlot:
     """Holds `current`, None before the first model."""
 
-    def __init__(self, list_size: int, metrics: WorkerMetrics) -> None:
+    def __init__(self, models_dir: str, list_size: int, metrics: WorkerMetrics) -> None:
         self.current: Model | None = None
+        self._models_dir = models_dir
         self._list_size = list_size
         self._metrics = metrics
 
     async def handle(self, records: list[Record]) -> None:
         """Takes releases as they come; of several, only the newest is worth loading."""
         for record in reversed(records):
-            if record.value is None:
+            if record.key != RELEASE_KEY or record.value is None:
                 continue
             try:
                 await self.offer(decode_release(record.value))
@@ -76,6 +77,11 @@ class ModelSlot:
         return "popularity" if self.current is None else self.current.version
 
     def _load(self, release: Release) -> Model:
+        if not artifact.lies_in(release.address, self._models_dir):
+            raise ArtifactMismatch(
+                f"{release.address} does not lie in EFFICIENTREC_MODELS_DIR, which is {self._models_dir}; expected a "
+                "trainer with the same setting"
+            )
         model, _ = artifact.load(release.address, release.sha256)
         if model.version != release.version:
             raise ArtifactMismatch(f"{release.address} holds {model.version}, not {release.version}")

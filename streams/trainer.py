@@ -97,7 +97,7 @@ class Trainer:
         self._learner = learner
         self._metrics = metrics
         self._clock = clock
-        self._world = World()
+        self._world = World(settings.models_dir)
         self._outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
         self._tried: dict[int, int] | None = None
         """partition → offset up to which interactions were in the last training, ours or that of the serving model."""
@@ -300,15 +300,16 @@ class Trainer:
         keep = {release.version, release.previous_version}
         try:
             await asyncio.to_thread(clear, self._settings, keep, self._clock())
-        except OSError as error:
-            log.warning("old artifacts in %s stay: %s", self._settings.models_dir, error)
+        except Exception as error:  # a store's own client raises errors of its own kind
+            log.warning("old artifacts in %s stay: %r", self._settings.models_dir, error)
         return "published"
 
 
 class World:
     """What the small topics say: items, users, and the release in service."""
 
-    def __init__(self) -> None:
+    def __init__(self, models_dir: str) -> None:
+        self._models_dir = models_dir
         self.items: dict[str, ItemAbout] = {}
         self.users: dict[str, dict[str, str]] = {}
         self.release: Release | None = None
@@ -352,6 +353,9 @@ class World:
                 release = decode_release(record.value)
             except RecordInvalid as error:
                 log.error("release at offset %s ignored: %s", record.offset, error)
+                continue
+            if not artifact.lies_in(release.address, self._models_dir):
+                log.error("release %s ignored: %s is not in %s", release.version, release.address, self._models_dir)
                 continue
             self.seen_by_serving = await asyncio.to_thread(_offsets_of, release)
             self.release = release
@@ -503,7 +507,8 @@ def _manifest(filesystem: Any, path: str) -> _Manifest | None:
     try:
         with filesystem.open(posixpath.join(path, artifact.MANIFEST), "rb") as file:
             return msgspec.json.decode(file.read(), type=_Manifest)
-    except (OSError, msgspec.MsgspecError):
+    except Exception as error:  # a store's own client raises errors of its own kind
+        log.warning("manifest in %s cannot be read: %r", path, error)
         return None
 
 
@@ -515,7 +520,8 @@ def _writer(filesystem: Any, path: str) -> str | None:
 def _offsets_of(release: Release) -> dict[int, int]:
     """Up to where a release was trained on our topic; nowhere, if it cannot be read or has none."""
     manifest = _manifest(*fsspec.url_to_fs(release.address))
-    return {} if manifest is None else {int(partition): offset for partition, offset in manifest.window.offsets.items()}
+    offsets = {} if manifest is None else manifest.window.offsets
+    return {int(partition): offset for partition, offset in offsets.items() if partition.isdecimal()}
 
 
 def _age_seconds(name: str, now_ms: int) -> float:

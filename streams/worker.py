@@ -33,8 +33,10 @@ from streams.lists import Cause, personal_lists, popular_lists
 from streams.metrics import WorkerMetrics
 from streams.outbox import Headers, KeyValue
 from streams.records import (
+    ID_BYTES_MAX,
     Decoded,
     Trigger,
+    check_user_key,
     dead_letter_headers,
     decode_interactions,
     decode_user,
@@ -180,6 +182,7 @@ class Loop:
             ]
             gone: list[KeyValue] = [(key, None) for key, change in changes.items() if change.erases]
             await self._commit(run, changelog, gone, letters)
+            self._count_letters(letters)
 
     def _decode(self, run: Run) -> Decoded:
         records = run.records
@@ -268,17 +271,18 @@ class Loop:
         self.handled[run.topic, run.partition] = run.records[-1].offset + 1
 
     async def _set_aside(self, letters: list[DeadLetter]) -> None:
-        """Returns when the broker has them; a record that is too large with its headers goes without its value."""
+        """Returns when the broker has them; a record that is too large with its headers goes without key and value."""
         sent = [await self._dead_letter(letter) for letter in letters]
         for letter, pending in zip(letters, sent, strict=True):
             try:
                 await pending.acknowledged()
             except MessageSizeTooLargeError:
-                size = len(letter.record.value or b"")
+                record = letter.record
+                key, size = record.key or b"", len(record.value or b"")
                 bare = DeadLetter(
-                    replace(letter.record, value=None),
+                    replace(record, key=key if len(key) <= ID_BYTES_MAX else None, value=None),
                     letter.reason,
-                    f"{letter.message} (its value of {size} bytes is too large to be set aside)",
+                    f"{letter.message} (its key of {len(key)} and value of {size} bytes are too large to be set aside)",
                 )
                 await (await self._dead_letter(bare)).acknowledged()
 
@@ -302,15 +306,18 @@ class Loop:
         outcomes = np.where(folded.counted, "applied", np.where(folded.repeated, "repeated", "replayed")).tolist()
         for (event_type, outcome), events in Counter(zip(decoded.event_types, outcomes, strict=True)).items():
             metrics.events.labels(event_type, outcome).inc(events)
-        for reason, records in Counter(letter.reason for letter in letters).items():
-            metrics.events.labels("unknown", "invalid").inc(records)
-            metrics.dead_letters.labels(reason).inc(records)
+        metrics.events.labels("unknown", "invalid").inc(len(letters))
+        self._count_letters(letters)
         metrics.lists.labels("event").inc(len(causes))
         metrics.run_events.observe(len(run.records))
         for cause in causes:
             metrics.latency.observe(max(0, now - cause.arrived_ms) / 1000)
         if len(decoded.interactions):
             metrics.last_event.set(int(decoded.interactions.at.max()) / 1000)
+
+    def _count_letters(self, letters: list[DeadLetter]) -> None:
+        for reason, records in Counter(letter.reason for letter in letters).items():
+            self._metrics.dead_letters.labels(reason).inc(records)
 
 
 class UserChange(NamedTuple):
@@ -332,6 +339,7 @@ def _user_changes(run: Run) -> tuple[dict[bytes, UserChange], list[DeadLetter]]:
         try:
             if key is None:
                 raise RecordInvalid("the record has no key; expected the user_id")
+            check_user_key(key)
             user = None if record.value is None else decode_user(record.value, key)
         except RecordInvalid as error:
             letters.append(DeadLetter(record, "undecodable", str(error)))

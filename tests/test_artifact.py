@@ -264,3 +264,42 @@ def test_the_window_of_training_comes_back(tmp_path: Path) -> None:
     _, manifest = artifact.load(str(tmp_path / "v"))
 
     assert (manifest.window, manifest.settings, manifest.previous) == (window, {"seed": 7}, "toy-0")
+
+
+@pytest.mark.parametrize(
+    ("address", "folder"),
+    [
+        ("/models/v1", "/models"),
+        ("/models/v1/", "/models/"),
+        ("file:///models/v1", "/models"),
+        ("models/v1", "models"),
+        (str(Path("models/v1").resolve()), "models"),
+        ("s3://bucket/models/20240501T120000Z-4f2a", "s3://bucket/models"),
+        ("simplecache::s3://bucket/v1", "simplecache::s3://bucket"),
+    ],
+)
+def test_an_address_right_below_the_folder_lies_in_it(address: str, folder: str) -> None:
+    assert artifact.lies_in(address, folder)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/etc/v1",
+        "/models",
+        "/models/",
+        "/models/..",
+        "/models/../etc",
+        "/models/a/b",
+        "/models/a::b",
+        "file::http://host/v1",
+        "http://host/models/v1",
+        "reference::http://host/models/v1",
+        "simplecache::file:///models/v1",
+        "s3://models/v1",
+        "",
+    ],
+)
+def test_an_address_elsewhere_does_not(address: str) -> None:
+    assert not artifact.lies_in(address, "/models")
+    assert not artifact.lies_in(address, "s3://bucket/models")

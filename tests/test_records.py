@@ -348,6 +348,8 @@ def test_a_wrong_field_is_named() -> None:
         records.decode_release(json.dumps({**release, "sha256": "0"}).encode())
     with pytest.raises(RecordInvalid, match=r"schema_version 2; this release reads 1"):
         records.decode_release(json.dumps({**release, "schema_version": 2}).encode())
+    with pytest.raises(RecordInvalid, match=r"released_at of release .* is 'soon'; expected RFC 3339"):
+        records.decode_release(json.dumps({**release, "released_at": "soon"}).encode())
 
 
 def test_what_may_be_left_out_is_left_out() -> None:

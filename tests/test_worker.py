@@ -106,7 +106,7 @@ class Broker:
     async def send_one(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Acknowledged:
         assert topic == TOPICS.dead_letters
         sent = Acknowledged(self, topic, [])
-        sent.too_large = len(value or b"") > LETTER_BYTES_MAX
+        sent.too_large = len(key or b"") + len(value or b"") > LETTER_BYTES_MAX
         if not sent.too_large:
             self.letters.append((key, value, dict(headers)))
         return sent
@@ -157,7 +157,7 @@ class World:
         machine = self.broker.machine = self.disk.machine = Machine(dies_at)
         self.disk.recover(self.broker.records[TOPICS.changelog])
         self.metrics = WorkerMetrics(SETTINGS.policy.rules)
-        slot = ModelSlot(SETTINGS.list_size, self.metrics)
+        slot = ModelSlot(SETTINGS.models_dir, SETTINGS.list_size, self.metrics)
         slot.current = self.model
         self.loop = Loop(SETTINGS, self.disk, self.broker, slot, Catalogue(), self.metrics, lambda: self.now)
         return machine
@@ -367,6 +367,33 @@ def test_junk_that_is_too_large_to_be_set_aside_leaves_its_reason_and_does_not_h
     assert bare["dlq.error.class"] == b"undecodable"
     assert b"10001 bytes" in bare["dlq.error.message"]
     assert bare["dlq.original.offset"] == b"1"
+
+
+def test_a_key_that_is_too_large_to_be_set_aside_does_not_hold_up_the_run() -> None:
+    world = World(toy_model())
+    record = _record(TOPICS.interactions, 0, None, key=b"x" * (LETTER_BYTES_MAX + 1))
+    run = Run(TOPICS.interactions, PARTITION, [record])
+
+    world.handle(run)
+
+    assert run.handled
+    ((key, value, headers),) = world.broker.letters
+    assert (key, value) == (None, None)
+    assert b"key of 10001" in headers["dlq.error.message"]
+
+
+def test_a_null_under_a_key_that_is_no_user_erases_nothing() -> None:
+    world = World(None)
+    world.handle(fresh(FIRST))
+    before = dict(world.disk.rows)
+    keys = (POPULARITY_KEY, b"", b"x" * 513)
+    records = [_record(TOPICS.users, at, None, key) for at, key in enumerate(keys)]
+
+    world.handle(Run(TOPICS.users, PARTITION, records))
+
+    assert world.disk.rows == before
+    assert [key for key, _, _ in world.broker.letters] == list(keys)
+    assert world.counter("efficientrec_dlq_records_total", reason="undecodable") == 3
 
 
 def test_a_run_of_junk_alone_writes_nothing_and_is_handled() -> None:

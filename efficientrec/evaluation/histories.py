@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,8 +67,3 @@ def met(data: TrainingData, targets: NDArray[np.int64], most: int) -> tuple[NDAr
     step = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
     event = order[np.repeat(place[targets] - length, length) + step]
     return np.repeat(np.arange(len(targets), dtype=np.int32), length), event
-
-
-def chosen(rows: Rows, users: NDArray[np.int32]) -> Rows:
-    """Some of the rows."""
-    return Rows(**{field.name: getattr(rows, field.name)[users] for field in fields(Rows)})

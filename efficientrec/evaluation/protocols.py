@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientrec import profile
 from efficientrec.evaluation import histories, metrics
 from efficientrec.evaluation.judging import LIKED
 from efficientrec.model import Model
@@ -80,7 +81,7 @@ def strong(data: TrainingData, seed: int, part: str = "test", items_min: int = 5
 
 def answer(model: Model, question: Question, size: int = LIST_SIZE) -> dict[str, float]:
     """The metrics of a model, and how many items it scored for a list."""
-    return answer_rows(model, histories.chosen(histories.all_of(model, question.given), question.users), question, size)
+    return answer_rows(model, profile.take(histories.all_of(model, question.given), question.users), question, size)
 
 
 def answer_rows(model: Model, rows: Rows, question: Question, size: int = LIST_SIZE) -> dict[str, float]:

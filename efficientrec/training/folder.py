@@ -10,7 +10,7 @@ from efficientrec.datasets import read_dataset
 from efficientrec.errors import SettingInvalid
 from efficientrec.evaluation import baselines, protocols
 from efficientrec.training import trials
-from efficientrec.training.data import TrainingData, of_dataset
+from efficientrec.training.data import of_dataset
 from efficientrec.training.recipe import Recipe
 from efficientrec.training.train import Progress, Trained, train
 
@@ -30,18 +30,11 @@ def train_folder(
         trained.model,
         out,
         created_at=created_at,
-        window=window(data),
+        window=artifact.Window(interactions=len(data), first_at=int(data.at[0]), last_at=int(data.at[-1])),
         settings=asdict(recipe),
         scores=trained.scores,
     )
     return trained, digest
-
-
-def window(data: TrainingData, offsets: dict[str, int] | None = None) -> artifact.Window:
-    """What an artifact says of the interactions it was learned from."""
-    return artifact.Window(
-        interactions=len(data), first_at=int(data.at[0]), last_at=int(data.at[-1]), offsets=offsets or {}
-    )
 
 
 def evaluate_folder(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from efficientrec import profile
 from efficientrec.evaluation import baselines, histories, judging, protocols
 from efficientrec.model import Model
 from efficientrec.training.data import TrainingData
@@ -70,7 +71,7 @@ def new_users(data: TrainingData, recipe: Recipe) -> Trial:
 
 def _asked(question: protocols.Question, cut: int) -> Trial:
     def choose(model: Model) -> Judged:
-        rows = histories.chosen(histories.all_of(model, question.given), question.users)
+        rows = profile.take(histories.all_of(model, question.given), question.users)
         return lambda other: protocols.answer_rows(other, rows, question)
 
     return Trial(

@@ -131,6 +131,7 @@ class World:
                 "broker": f"kafka://{address}",
                 "prefix": name,
                 "group": name,
+                "models_dir": str(folder),
                 "partitions": 4,
                 "session_timeout_seconds": 6.0,  # a group of the embedded broker waits half of it before it forms
                 "heartbeat_interval_seconds": 1.0,

@@ -1,0 +1,78 @@
+"""A release is served when everything about it is right; else the old model goes on, and nothing breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from aiokafka.structs import ConsumerRecord
+
+from streams.follower import Record
+from streams.metrics import WorkerMetrics
+from streams.records import RELEASE_KEY, SCHEMA_VERSION, Release, encode
+from streams.slot import ModelSlot
+from tests.toy import save_toy, toy_model
+
+
+class World:
+    """A slot that serves models from a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metrics = WorkerMetrics(())
+        self.slot = ModelSlot(str(folder), 5, self.metrics)
+
+    def saved(self, version: str, folder: Path | None = None) -> Release:
+        address = str((folder or self.folder) / version)
+        digest = save_toy(toy_model(version), address)
+        return Release(SCHEMA_VERSION, version, address, digest, "2024-05-01T12:05:00.000Z")
+
+    def hears(self, *values: Release | bytes | None, key: bytes | None = RELEASE_KEY) -> str | None:
+        """The version in service after these records."""
+        bodies = [encode(value) if isinstance(value, Release) else value for value in values]
+        records: list[Record] = [
+            ConsumerRecord("releases", 0, offset, 0, 0, key, body, None, 0, 0, ()) for offset, body in enumerate(bodies)
+        ]
+        asyncio.run(self.slot.handle(records))
+        return None if self.slot.current is None else self.slot.current.version
+
+    def swaps(self, outcome: str) -> float | None:
+        return self.metrics.registry.get_sample_value("efficientrec_model_swaps_total", {"outcome": outcome})
+
+
+def test_the_newest_release_is_served(tmp_path: Path) -> None:
+    world = World(tmp_path)
+
+    assert world.hears(world.saved("toy-1"), world.saved("toy-2"), b"junk", None) == "toy-2"
+    assert world.swaps("installed") == 1
+
+
+def test_a_release_that_lies_elsewhere_is_refused_though_it_could_be_served(tmp_path: Path) -> None:
+    world = World(tmp_path / "models")
+    world.hears(world.saved("toy-1"))
+
+    assert world.hears(world.saved("toy-2", tmp_path / "elsewhere")) == "toy-1"
+    assert world.swaps("refused") == 1
+
+
+def test_a_release_under_another_name_than_its_artifact_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    release = world.saved("toy-1")
+    release.version = "toy-9"
+
+    assert world.hears(release) is None
+    assert world.swaps("refused") == 1
+
+
+def test_a_release_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    release = world.saved("toy-1")
+    release.address = "nosuchkind://host/toy-1"
+
+    assert world.hears(release) is None
+
+
+def test_only_records_of_the_releases_key_count(tmp_path: Path) -> None:
+    world = World(tmp_path)
+
+    assert world.hears(world.saved("toy-1"), key=b"other") is None
