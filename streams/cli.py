@@ -88,7 +88,7 @@ def trainer(config: Config = None) -> None:
 
 @app.command()
 def broker(
-    port: Annotated[int, typer.Option(help="Port on which it listens.")] = 9092,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on which it listens; 0 takes a free one.")] = 9092,
     host: Annotated[str, typer.Option(help="Address on which it listens.")] = "127.0.0.1",
 ) -> None:
     """Run the embedded broker, which speaks Kafka's protocol and keeps everything in memory, until Ctrl-C.

@@ -23,34 +23,23 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from urllib.request import urlopen
 
-import msgspec
-from aiokafka import AIOKafkaConsumer
-from aiokafka.structs import TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
 
-from efficientrec.artifact import MANIFEST, Manifest
 from efficientrec.datasets import Dataset, read_dataset, weight_rules
-from efficientrec.errors import EfficientRecError, InteractionInvalid
+from efficientrec.errors import EfficientRecError
 from streams import topics
 from streams.audit import Audit, audit
 from streams.broker import EmbeddedBroker, free_port
 from streams.children import start_child, stop_child
-from streams.follower import Record
-from streams.records import RecommendationList, decode_interaction, decode_list
 from streams.replay import Pause, Replayed, Speed, replay
-from streams.scoreboard import LIKED, Scoreboard
 from streams.settings import Settings
-from streams.show import last_list, render
-from streams.topics import Topics
+from streams.story import invite, tell_story
+from streams.watch import Progress, Watch
 
 SHIPPED = Path(__file__).parent / "data" / "ml-latest-small"
 REPLAY_SECONDS = 90.0  # beside the holds; a large data set is played faster, not longer
@@ -91,17 +80,18 @@ async def _demo(dataset: Dataset, folder: Path, until_done: bool, output: Path |
         await topics.create(settings)
         with _children(environ, folder) as children:
             await _serving(settings, children, folder, console)
-            watch = Watch(settings, folder)
+            watch = Watch(settings)
             task = asyncio.create_task(watch.run())
             try:
                 await _play(dataset, settings, watch, children, folder, console)
                 checked = await audit(settings, time.time_ns() // 1_000_000)
                 figures = _figures(watch, checked, time.monotonic() - began)
-                await _tell(dataset, settings, watch, checked, figures, console)
+                user = await tell_story(dataset, settings, watch, console)
+                _report(checked, figures, console)
                 if output is not None:
                     _write(output, figures)
                 if not until_done:
-                    _invite(settings, watch, console)
+                    invite(settings, watch, user, console)
                     await _stay(children, folder)
             finally:
                 task.cancel()
@@ -175,74 +165,6 @@ def _measured(host: str, port: int, name: str) -> float:
     return sum(sample.value for sample in samples if sample.name == name)
 
 
-class Watch:
-    """Reads interactions and lists as any consumer could, and keeps the score."""
-
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self._settings = settings
-        self._topics = Topics.of(settings)
-        self._folder = folder
-        self.board = Scoreboard(settings.policy, settings.popularity_half_life_seconds, cache(self._trained_up_to))
-        self.dead_letters = 0
-        self.newest: dict[str, int] = {}
-        """User → offset of the newest interaction that was accepted."""
-        self.answered: dict[str, int] = {}
-        """User → offset of the newest interaction that a list has taken in."""
-        self.story: dict[str, RecommendationList] = {}
-        """The newest list of each user."""
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Every accepted interaction is in its user's list."""
-        return all(self.answered.get(user, -1) >= offset for user, offset in self.newest.items())
-
-    async def run(self) -> None:
-        names = self._topics
-        consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers,
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            fetch_max_wait_ms=int(1000 * self._settings.fetch_wait_seconds),
-        )
-        await consumer.start()
-        try:
-            consumer.assign(
-                [
-                    TopicPartition(topic.name, number)
-                    for topic in topics.wanted(self._settings)
-                    if topic.name in (names.interactions, names.lists, names.dead_letters)
-                    for number in range(topic.partitions)
-                ]
-            )
-            while True:
-                batches = await consumer.getmany(timeout_ms=100)
-                received_ms = time.time() * 1000
-                for partition, records in batches.items():
-                    self._take(partition.topic, records, received_ms)
-                    await asyncio.sleep(0)
-        finally:
-            await consumer.stop()
-
-    def _take(self, topic: str, records: list[Record], received_ms: float) -> None:
-        if topic == self._topics.dead_letters:
-            self.dead_letters += len(records)
-        for record in records:
-            if topic == self._topics.interactions:
-                with suppress(InteractionInvalid):
-                    event = decode_interaction(record.value, record.key, self._settings.policy, 2**52)
-                    self.newest[event.user_id] = record.offset
-                    self.board.event(record.partition, record.offset, record.timestamp, event)
-            elif topic == self._topics.lists and record.value is not None:
-                published = decode_list(record.value)
-                self.answered[published.user_id] = published.trigger.offset
-                self.story[published.user_id] = published
-                self.board.published(published, received_ms)
-
-    def _trained_up_to(self, version: str) -> Mapping[int, int]:
-        manifest = msgspec.json.decode((self._folder / "models" / version / MANIFEST).read_bytes(), type=Manifest)
-        return {int(partition): offset for partition, offset in manifest.window.offsets.items()}
-
-
 async def _play(
     dataset: Dataset,
     settings: Settings,
@@ -292,51 +214,6 @@ async def _play(
                 await playing
 
 
-class Progress:
-    """What the terminal shows while the replay runs."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.sent = 0
-        self.holding = ""
-        self._began = time.monotonic()
-        self._before = (self._began, 0, 0)
-        self._rates = (0.0, 0.0)
-
-    def render(self, watch: Watch) -> RenderableType:
-        score, now = watch.board.score, time.monotonic()
-        elapsed = now - self._before[0]
-        if elapsed >= 1:
-            self._rates = ((score.events - self._before[1]) / elapsed, (score.lists - self._before[2]) / elapsed)
-            self._before = (now, score.events, score.lists)
-        version = next(reversed(score.versions), None)
-        table = Table.grid(padding=(0, 3))
-        table.add_row(
-            "replayed", f"{score.events:,} of {self.total:,}", f"{self._rates[0]:,.0f} events/s", self.holding
-        )
-        table.add_row("lists", f"{score.lists:,} for {len(score.listed):,} users", f"{self._rates[1]:,.0f} lists/s")
-        table.add_row(
-            "event to list",
-            f"p50 {score.latency_ms(50, 5000):.0f} ms",
-            f"p99 {score.latency_ms(99, 5000):.0f} ms",
-            "[dim]of the last 5,000 lists[/]",
-        )
-        table.add_row("model", version or "none yet: what is popular", f"{len(score.versions)} so far")
-        table.add_row(
-            "hit rate at 10",
-            f"[bold green]{score.all.rate:.3f}[/]",
-            f"popularity {score.all.popularity_rate:.3f}",
-            f"[dim]{score.all.judged:,} liked events, each looked up in the list that its user had before[/]",
-        )
-        table.add_row(
-            "with a model",
-            f"[bold green]{score.personal.rate:.3f}[/]",
-            f"popularity {score.personal.popularity_rate:.3f}",
-            f"[dim]{score.personal.judged:,} of them[/]",
-        )
-        return Panel(table, title=f"{now - self._began:.0f} s", title_align="right", expand=False)
-
-
 def _figures(watch: Watch, checked: Audit, seconds: float) -> dict[str, object]:
     score = watch.board.score
     return {
@@ -364,19 +241,7 @@ def _write(output: Path, figures: Mapping[str, object]) -> None:
     output.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-async def _tell(
-    dataset: Dataset,
-    settings: Settings,
-    watch: Watch,
-    checked: Audit,
-    figures: Mapping[str, object],
-    console: Console,
-) -> None:
-    """The end of the demo: a story, the check, the figures."""
-    user = _hero(dataset, watch)
-    if user is not None:
-        shown = await last_list(settings, user)
-        console.print(Panel(Group(_liked(dataset, user), Text(), render(shown)), title="One user", expand=False))
+def _report(checked: Audit, figures: Mapping[str, object], console: Console) -> None:
     if checked.different:
         console.print(
             f"[bold red]{len(checked.different)} of {checked.checked} rows differ[/] from the plain recomputation: "
@@ -384,57 +249,7 @@ async def _tell(
         )
     else:
         console.print(f"All {checked.checked} rows equal a plain recomputation from the log, byte for byte.")
-    console.print(msgspec.json.format(msgspec.json.encode(figures), indent=2).decode(), highlight=True)
-
-
-def _hero(dataset: Dataset, watch: Watch) -> str | None:
-    """A user whose taste can be told in a few lines: with a list of a model, and the fewest likes beyond twenty."""
-    likes: dict[str, int] = {}
-    for user, is_liked in zip(dataset.user.tolist(), _is_liked(dataset), strict=True):
-        if is_liked:
-            likes[dataset.users[user]] = likes.get(dataset.users[user], 0) + 1
-    personal = [user for user, published in watch.story.items() if published.model_version]
-    return min(personal, key=lambda user: (abs(likes.get(user, 0) - 20), user), default=None)
-
-
-def _is_liked(dataset: Dataset) -> list[bool]:
-    rule = weight_rules(dataset)["rating"]
-    return [value != value or (value - rule.neutral) / rule.span >= LIKED for value in dataset.value.tolist()]
-
-
-def _liked(dataset: Dataset, user: str) -> RenderableType:
-    place = dataset.users.index(user)
-    liked = [
-        dataset.items[item]
-        for whose, item, is_liked in zip(dataset.user.tolist(), dataset.item.tolist(), _is_liked(dataset), strict=True)
-        if whose == place and is_liked
-    ]
-    titles = [dataset.catalogue[item].title if item in dataset.catalogue else item for item in liked[-10:]]
-    return Text(f"User {user} liked, among {len(liked)}, lately: " + "; ".join(reversed(titles)))
-
-
-def _invite(settings: Settings, watch: Watch, console: Console) -> None:
-    """How to go on by hand."""
-    server, names = settings.bootstrap_servers[0], Topics.of(settings)
-    user = next(iter(watch.story), "1")
-    item = watch.story[user].items[0].item_id if user in watch.story and watch.story[user].items else "1"
-    event = json.dumps({"event_type": "like", "user_id": user, "item_id": item, "event_time": int(time.time())})
-    console.print(
-        Panel(
-            Text(
-                "Everything stays up until Ctrl-C. Elsewhere, look at a list, send an event, and look again:\n\n"
-                f"  export EFFICIENTREC_BROKER=kafka://{server} EFFICIENTREC_PARTITIONS={settings.partitions}\n"
-                f"  efficientrec recommend {user}\n"
-                f"  efficientrec send like {user} {item}\n"
-                f"  efficientrec recommend {user}\n\n"
-                "The same event from any Kafka client, here kcat:\n\n"
-                f"  echo '{user}|{event}' | kcat -b {server} -t {names.interactions} -K '|' "
-                "-X topic.partitioner=murmur2_random"
-            ),
-            title="Your turn",
-            expand=False,
-        )
-    )
+    console.print(json.dumps(figures, indent=2), highlight=True)
 
 
 async def _stay(children: Mapping[str, subprocess.Popen[bytes]], folder: Path) -> None:
