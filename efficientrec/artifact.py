@@ -31,7 +31,7 @@ from safetensors.numpy import save as save_arrays
 
 from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
-from efficientrec.errors import ArtifactCorrupt, ArtifactMismatch
+from efficientrec.errors import ArtifactCorrupt, ArtifactMismatch, ArtifactUnavailable
 from efficientrec.interactions import key_of
 from efficientrec.model import Blend, Model
 from efficientrec.shortlists import Shortlists
@@ -195,7 +195,7 @@ def load(address: str, sha256: str | None = None) -> tuple[Model, Manifest]:
             with filesystem.open(posixpath.join(path, name), "rb") as file:
                 content: bytes = file.read()
         except Exception as error:  # a store's own client raises errors of its own kind
-            raise ArtifactCorrupt(f"{name} of {address} cannot be read: {error!r}") from error
+            raise ArtifactUnavailable(f"{name} of {address} cannot be read: {error!r}") from error
         if digest is not None and hashlib.sha256(content).hexdigest() != digest:
             raise ArtifactCorrupt(f"{name} of {address} is not what was published: its sha256 is not {digest}")
         return content

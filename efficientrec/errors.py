@@ -7,6 +7,7 @@ EfficientRecError
   RowUnreadable           a stored row is damaged or from a newer release: run that, or rebuild from the changelog
   ArtifactError
     ArtifactCorrupt       a checksum differs or a file is missing: publish the artifact again
+    ArtifactUnavailable   a file cannot be read now: it is tried again; see to the store
     ArtifactMismatch      shapes or vocabulary do not fit: train with this release
   DataInvalid             a data set lacks what is needed: the message names file, line or column
   TrainingDiverged        a loss is not finite: lower the learning rate
@@ -46,6 +47,10 @@ class ArtifactError(EfficientRecError):
 
 class ArtifactCorrupt(ArtifactError):
     """The bytes are not those that were published."""
+
+
+class ArtifactUnavailable(ArtifactCorrupt):
+    """A file of the artifact is missing, or its store does not answer; another try may succeed."""
 
 
 class ArtifactMismatch(ArtifactError):

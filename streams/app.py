@@ -198,14 +198,19 @@ def create_app(settings: Settings) -> App:
     async def users(runs: AsyncIterator[Run]) -> None:
         await drain(runs, loop.users)
 
+    reported: set[TP] = set()
+
     @app.timer(interval=LAG_SECONDS)
     async def lag() -> None:
         consumer, gauge = app.consumer, services.metrics.lag
-        gauge.clear()  # partitions that went to another worker are his to report
-        for tp in consumer.assignment():
-            if tp.topic in (topics.interactions, topics.users):
-                done = loop.handled.get((tp.topic, tp.partition), consumer._committed_offset.get(tp) or 0)
-                gauge.labels(tp.topic, tp.partition).set(max(0, (consumer.highwater(tp) or 0) - done))
+        mine = {tp for tp in consumer.assignment() if tp.topic in (topics.interactions, topics.users)}
+        for tp in mine:
+            done = loop.handled.get((tp.topic, tp.partition), consumer._committed_offset.get(tp) or 0)
+            gauge.labels(tp.topic, tp.partition).set(max(0, (consumer.highwater(tp) or 0) - done))
+        for tp in reported - mine:  # they went to another worker, who reports them now
+            gauge.remove(tp.topic, tp.partition)
+        reported.clear()
+        reported.update(mine)
 
     @app.on_partitions_assigned.connect
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import shutil
 import signal
@@ -29,6 +30,7 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 
 from efficientrec.datasets import Dataset, read_dataset, weight_rules
 from efficientrec.errors import EfficientRecError
@@ -57,6 +59,8 @@ class DemoFailed(EfficientRecError):
 
 def run_demo(data: Path | None, until_done: bool, output: Path | None, console: Console) -> int:
     """Plays the demo; exit status 0 when every row was as it must be."""
+    if output is not None:
+        output.touch()  # a place where nothing can be written is better known before than after
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it as Ctrl-C does: children first
     folder = Path(tempfile.mkdtemp(prefix="efficientrec-demo-"))
     try:
@@ -71,8 +75,8 @@ def run_demo(data: Path | None, until_done: bool, output: Path | None, console: 
 async def _demo(dataset: Dataset, folder: Path, until_done: bool, output: Path | None, console: Console) -> int:
     began = time.monotonic()
     console.print(
-        f"[bold]EfficientRec[/] plays {dataset.name}: {len(dataset):,} interactions of {len(dataset.users):,} users "
-        f"with {len(dataset.items):,} items."
+        f"[bold]EfficientRec[/] plays {escape(dataset.name)}: {len(dataset):,} interactions of "
+        f"{len(dataset.users):,} users with {len(dataset.items):,} items."
     )
     with EmbeddedBroker(log=folder / "broker.log") as broker:
         environ = _environ(dataset, folder, broker.address)
@@ -83,7 +87,7 @@ async def _demo(dataset: Dataset, folder: Path, until_done: bool, output: Path |
             watch = Watch(settings)
             task = asyncio.create_task(watch.run())
             try:
-                await _play(dataset, settings, watch, children, folder, console)
+                await _play(dataset, settings, watch, task, children, folder, console)
                 checked = await audit(settings, time.time_ns() // 1_000_000)
                 figures = _figures(watch, checked, time.monotonic() - began)
                 user = await tell_story(dataset, settings, watch, console)
@@ -169,6 +173,7 @@ async def _play(
     dataset: Dataset,
     settings: Settings,
     watch: Watch,
+    seeing: asyncio.Task[None],
     children: Mapping[str, subprocess.Popen[bytes]],
     folder: Path,
     console: Console,
@@ -188,6 +193,8 @@ async def _play(
             runs = (settings.metrics_host, settings.trainer_metrics_port, "efficientrec_trainer_runs_total")
             while not playing.done():
                 _check(children, folder)
+                if seeing.done():
+                    seeing.result()  # raises what ended it
                 trained = await asyncio.to_thread(_measured, *runs)
                 held = any(state.sent >= share * len(dataset) and trained < needed for share, needed in HOLDS)
                 waiting_since = (waiting_since or time.monotonic()) if held else None
@@ -203,6 +210,8 @@ async def _play(
             deadline = time.monotonic() + QUIET_SECONDS
             while not (watch.board.score.events >= len(dataset) and watch.is_at_rest):
                 _check(children, folder)
+                if seeing.done():
+                    seeing.result()  # raises what ended it
                 if time.monotonic() > deadline:
                     raise DemoFailed(
                         f"lists are missing {QUIET_SECONDS:g} s after the last event; {_tail(folder, 'worker')}"
@@ -223,18 +232,23 @@ def _figures(watch: Watch, checked: Audit, seconds: float) -> dict[str, object]:
         "users": len(score.listed),
         "models": len(score.versions),
         "swaps": max(0, len(score.versions) - 1),
-        "latency_ms": {"p50": round(score.latency_ms(50), 1), "p99": round(score.latency_ms(99), 1)},
-        "hit_rate_at_10": round(score.all.rate, 4),
-        "popularity_hit_rate_at_10": round(score.all.popularity_rate, 4),
+        "latency_ms": {"p50": _rounded(score.latency_ms(50), 1), "p99": _rounded(score.latency_ms(99), 1)},
+        "hit_rate_at_10": _rounded(score.all.rate, 4),
+        "popularity_hit_rate_at_10": _rounded(score.all.popularity_rate, 4),
         "with_a_model": {
             "judged": score.personal.judged,
-            "hit_rate_at_10": round(score.personal.rate, 4),
-            "popularity_hit_rate_at_10": round(score.personal.popularity_rate, 4),
+            "hit_rate_at_10": _rounded(score.personal.rate, 4),
+            "popularity_hit_rate_at_10": _rounded(score.personal.popularity_rate, 4),
         },
         "rows_checked": checked.checked,
         "rows_different": len(checked.different),
         "seconds": round(seconds, 1),
     }
+
+
+def _rounded(number: float, digits: int) -> float | None:
+    """None where there was nothing to measure: JSON has no NaN."""
+    return None if math.isnan(number) else round(number, digits)
 
 
 def _write(output: Path, figures: Mapping[str, object]) -> None:
@@ -245,7 +259,7 @@ def _report(checked: Audit, figures: Mapping[str, object], console: Console) -> 
     if checked.different:
         console.print(
             f"[bold red]{len(checked.different)} of {checked.checked} rows differ[/] from the plain recomputation: "
-            f"{', '.join(checked.different[:10])}"
+            f"{escape(', '.join(checked.different[:10]))}"
         )
     else:
         console.print(f"All {checked.checked} rows equal a plain recomputation from the log, byte for byte.")

@@ -42,6 +42,7 @@ METRIC: Final = "ndcg@20"
 """The score that decides: it rewards a hit the more the higher it stands in a list of the default size."""
 HELD_OUT_SHARE: Final = 0.1
 """Latest part of the interactions on which models are compared, at most."""
+EXAMPLES_LEAST: Final = 5  # held-out events without which nothing can be said against a serving model
 HELD_OUT_LEAST: Final = 2000
 """Interactions held out at least, as far as a tenth of all allows it: fewer tell two models hardly apart."""
 
@@ -189,11 +190,15 @@ def verdict(scores: Mapping[str, Mapping[str, float]], margin: float, examples: 
 
     >>> verdict({"candidate": {"ndcg@20": 0.2}, "serving": {"ndcg@20": 0.3}}, 0.02, 500)
     (False, 'ndcg@20 0.2000 on 500 held-out events; serving has 0.3000, and 0.2940 are needed')
+    >>> verdict({"candidate": {"ndcg@20": 0.0}, "serving": {"ndcg@20": 0.0}}, 0.02, 0)[0]
+    False
     """
     rival = "serving" if "serving" in scores else "popularity"
     own, other = scores["candidate"][METRIC], scores[rival][METRIC]
     needed = (1 - margin) * other
     message = f"{METRIC} {own:.4f} on {examples} held-out events; {rival} has {other:.4f}, and {needed:.4f} are needed"
+    if examples < EXAMPLES_LEAST and rival == "serving":
+        return False, f"{message}; at least {EXAMPLES_LEAST} events are needed to tell"
     return own >= needed, message
 
 

@@ -110,6 +110,14 @@ class WorkerMetrics:
         for outcome in SWAPS:
             self.swaps.labels(outcome)
 
+    def serving(self, version: str, sha256_short: str) -> None:
+        """Says which model is in service now, without a moment in which there is none."""
+        self.model.labels(version, sha256_short).set(1)
+        for metric in self.model.collect():
+            for sample in metric.samples:
+                if sample.labels["model_version"] != version:
+                    self.model.remove(*sample.labels.values())
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Measures a step of a run."""

@@ -82,8 +82,9 @@ class Settings:
     log_dir: Path = field(default=Path("log"))
     """Folder of the trainer's interaction log (Parquet)."""
 
-    list_size: int = _number(20, least=1, most=1000)
-    """Items in a published list."""
+    list_size: int = _number(20, least=1, most=200)
+    """Items in a published list. With ids of 512 letters, 200 items and their reasons take a quarter of the 1 MiB that
+    a broker takes."""
 
     run_events_max: int = _number(2000, least=1, most=100_000)
     """Most records of one partition that are handled as one run. More gives throughput, fewer keeps the event loop

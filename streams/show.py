@@ -46,7 +46,8 @@ class Shown:
 
     def title(self, item_id: str) -> str:
         """The item's title, or else its id."""
-        return self.titles.get(item_id) or item_id
+        title = self.titles.get(item_id) or item_id
+        return "".join(letter for letter in title if letter.isprintable())  # no escape sequence reaches the terminal
 
 
 async def last_list(settings: Settings, user_id: str) -> Shown:

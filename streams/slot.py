@@ -16,7 +16,7 @@ from time import perf_counter
 import numpy as np
 
 from efficientrec import artifact, profile
-from efficientrec.errors import ArtifactMismatch, EfficientRecError, RecordInvalid
+from efficientrec.errors import ArtifactMismatch, ArtifactUnavailable, EfficientRecError, RecordInvalid
 from efficientrec.interactions import Interactions
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
@@ -27,6 +27,7 @@ from streams.records import RELEASE_KEY, Release, decode_release
 log = logging.getLogger(__name__)
 
 PROBE_USERS = 64
+READ_AGAIN_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class ModelSlot:
@@ -56,7 +57,7 @@ class ModelSlot:
             return False
         start = perf_counter()
         try:
-            model = await asyncio.to_thread(self._load, release)
+            model = await self._loaded(release)
         except Exception as error:  # whatever it is, it must not end the following of releases
             self._metrics.swaps.labels("refused").inc()
             unforeseen = not isinstance(error, EfficientRecError)
@@ -66,12 +67,22 @@ class ModelSlot:
             return False
         previous, self.current = self._serving(), model
         elapsed = perf_counter() - start
-        self._metrics.model.clear()
-        self._metrics.model.labels(model.version, release.sha256[:12]).set(1)
+        self._metrics.serving(model.version, release.sha256[:12])
         self._metrics.swaps.labels("installed").inc()
         self._metrics.swap_duration.observe(elapsed)
         log.info("model %s took the place of %s in %.2f s", model.version, previous, elapsed)
         return True
+
+    async def _loaded(self, release: Release) -> Model:
+        """The model, after a few more tries where its store does not answer: without a model, at a start, rows would
+        lose their sums."""
+        for pause in READ_AGAIN_SECONDS:
+            try:
+                return await asyncio.to_thread(self._load, release)
+            except ArtifactUnavailable as error:
+                log.warning("model %s: %s; again in %g s", release.version, error, pause)
+                await asyncio.sleep(pause)
+        return await asyncio.to_thread(self._load, release)
 
     def _serving(self) -> str:
         return "popularity" if self.current is None else self.current.version

@@ -72,6 +72,7 @@ POLL_RECORDS: Final = 20_000
 RETRY_SECONDS: Final = 60.0
 """Pause after a training that failed otherwise than by too few interactions: a full disk, an unreachable store."""
 RECONNECT_SECONDS: Final = 1.0
+LINE_BYTES_MAX: Final = 16 * 1024 * 1024  # of what a training says; an outcome with its scores is a few kilobytes
 ARTIFACTS_KEPT: Final = 10
 """Newest artifacts that stay, beside the serving and the previous one: room to look back over a few bad days."""
 PARTIAL_SECONDS: Final = 86_400  # a folder left half-written is no longer being written a day later
@@ -367,13 +368,17 @@ class ChildLearner:
 
     async def learn(self, job: Job, report: Report) -> Outcome:
         """Cancelled, it ends the process before it returns."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "streams.learning"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, **_threads(max(1, available_cores() - 1))},  # one core stays with the stream
-            start_new_session=True,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "streams.learning"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env={**os.environ, **_threads(max(1, available_cores() - 1))},  # one core stays with the stream
+                limit=LINE_BYTES_MAX,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Outcome(result="failed", message=f"the training process did not start: {error}")
         assert process.stdin is not None
         assert process.stdout is not None
         outcome = None
