@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from aiokafka.structs import ConsumerRecord
@@ -12,6 +14,17 @@ from streams.metrics import WorkerMetrics
 from streams.records import RELEASE_KEY, SCHEMA_VERSION, Release, encode
 from streams.slot import ModelSlot
 from tests.toy import save_toy, toy_model
+
+
+class OnWarning(logging.Handler):
+    """Does something when the slot first warns."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._act = act
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._act()
 
 
 class World:
@@ -53,6 +66,23 @@ def test_a_release_that_lies_elsewhere_is_refused_though_it_could_be_served(tmp_
 
     assert world.hears(world.saved("toy-2", tmp_path / "elsewhere")) == "toy-1"
     assert world.swaps("refused") == 1
+
+
+def test_an_artifact_that_cannot_be_read_at_first_is_served_when_it_can(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    release = world.saved("toy-1")
+    there, away = tmp_path / "toy-1", tmp_path / "away"
+    there.rename(away)
+
+    handler = OnWarning(lambda: away.rename(there))
+    logging.getLogger("streams.slot").addHandler(handler)
+    try:
+        installed = asyncio.run(world.slot.offer(release))
+    finally:
+        logging.getLogger("streams.slot").removeHandler(handler)
+
+    assert installed
+    assert (world.swaps("installed"), world.swaps("refused")) == (1, 0)
 
 
 def test_a_release_under_another_name_than_its_artifact_is_refused(tmp_path: Path) -> None:

@@ -449,6 +449,13 @@ def test_a_candidate_has_to_reach_its_rival_less_the_margin(rival: str, own: flo
     assert verdict({"candidate": {METRIC: own}, rival: {METRIC: 0.3}}, 0.02, 100)[0] is accepted
 
 
+def test_a_serving_model_is_not_replaced_without_events_to_tell_by() -> None:
+    scores = {"candidate": {METRIC: 0.0}, "serving": {METRIC: 0.0}}
+
+    assert verdict(scores, 0.02, examples=100)[0]
+    assert not verdict(scores, 0.02, examples=0)[0]
+
+
 def test_what_is_held_out_is_what_the_serving_model_has_not_seen() -> None:
     at = np.arange(100_000, dtype=np.int64)
     nothing = np.zeros(len(at), np.int32)
