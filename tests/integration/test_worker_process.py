@@ -125,7 +125,7 @@ def test_a_killed_worker_loses_and_doubles_nothing_and_an_empty_disk_recovers_ev
         expect_exact_rows(world, world.rows())
         expect_last_lists(world)
         assert first.stop() == 0, first.output()
-        # On the embedded broker a group hangs that a second member leaves while it still deals with the first's leaving.
+        # The embedded broker's group hangs when its last member leaves while it still deals with the first's leaving.
         world.wait_for_metric(second, "efficientrec_partitions_assigned", 4)
         assert second.stop() == 0, second.output()
         expect_exact_rows(world, world.rows_on_disk())
