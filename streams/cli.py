@@ -270,8 +270,7 @@ def _progress(what: str, share: float) -> None:
 def _print_scores(scores: dict[str, dict[str, float]]) -> None:
     from rich.table import Table
 
-    metrics = list(dict.fromkeys(metric for row in scores.values() for metric in row))
-    table = Table("", *metrics)
-    for name, row in scores.items():
-        table.add_row(name, *(f"{row[metric]:.4f}" if metric in row else "" for metric in metrics))
+    table = Table("", *scores)
+    for metric in dict.fromkeys(metric for row in scores.values() for metric in row):
+        table.add_row(metric, *(f"{row[metric]:.4f}" if metric in row else "" for row in scores.values()))
     console.print(table)
