@@ -12,18 +12,16 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from threading import Thread
+from contextlib import ExitStack
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
 import faust
 from faust.types import TP
-from prometheus_client import start_http_server
 from yarl import URL
 
-from efficientrec.errors import SettingInvalid
 from efficientrec.warm import warm
 from streams.catalogue import Catalogue
+from streams.exposition import exposed
 from streams.follower import Follower
 from streams.metrics import WorkerMetrics
 from streams.outbox import Outbox
@@ -80,11 +78,12 @@ class Services:
             Follower(topics.releases, servers, self.slot.handle),
         ]
         self._tasks: list[asyncio.Task[None]] = []
-        self._http: tuple[WSGIServer, Thread] | None = None
+        self._exposition = ExitStack()
 
     async def start(self) -> None:
         """Returns when catalogue and model are those of the topics, so that the first run is served by them."""
-        self._serve_metrics()
+        where = (self._settings.metrics_host, self._settings.metrics_port, "EFFICIENTREC_METRICS_PORT")
+        self._exposition.enter_context(exposed(self.metrics.registry, *where))
         await self.outbox.start()
         self._tasks = [asyncio.create_task(follower.run()) for follower in self._followers]
         caught_up = [asyncio.create_task(follower.caught_up()) for follower in self._followers]
@@ -104,22 +103,7 @@ class Services:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.outbox.stop()
-        if self._http is not None:
-            server, thread = self._http
-            server.shutdown()
-            server.server_close()
-            await asyncio.to_thread(thread.join)
-
-    def _serve_metrics(self) -> None:
-        port, host = self._settings.metrics_port, self._settings.metrics_host
-        if not port:
-            return
-        try:
-            self._http = start_http_server(port, host, self.metrics.registry)
-        except OSError as error:
-            raise SettingInvalid(
-                f"EFFICIENTREC_METRICS_PORT is {port}; expected a port that is free ({host}:{port}: {error.strerror})"
-            ) from error
+        self._exposition.close()
 
 
 class App(faust.App):

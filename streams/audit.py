@@ -1,12 +1,12 @@
-"""Does every row say what the log says? An independent check of the whole path, from topics alone.
+"""Does every row say what the log says? An independent check of the whole path.
 
-Reads the interactions and the changelog from their beginnings, recomputes each user's row plainly, one event after the
-other, and compares bytes. Nothing of what the worker runs is used but the decoding of records.
+Reads the interactions and the changelog from their beginnings, recomputes each user's row plainly with the models of
+the models folder, one event after the other, and compares bytes. Nothing of what the worker runs is used but the
+decoding of records.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -26,11 +26,9 @@ from efficientrec.recompute import Event, recompute
 from streams.features import feature_texts
 from streams.follower import Record
 from streams.offsets import true_ends
-from streams.records import decode_interaction, decode_release, decode_user, moment_ms
+from streams.records import decode_interaction, decode_user, moment_ms
 from streams.settings import Settings
 from streams.topics import Topics
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ async def audit(settings: Settings, now_ms: int) -> Audit:
     partitions: dict[str, int] = {}
     traits: dict[str, tuple[int, list[int]]] = {}
     rows: dict[bytes, bytes] = {}
-    models: dict[int, Model] = {}
+    models = _models(settings.models_dir)
 
     async for record in _everything(settings, topics.interactions, settings.partitions):
         try:
@@ -83,9 +81,6 @@ async def audit(settings: Settings, now_ms: int) -> Audit:
             rows.pop(record.key, None)
         else:
             rows[record.key] = record.value
-    async for record in _everything(settings, topics.releases, 1):
-        if record.value is not None:
-            _load(models, decode_release(record.value).address)
 
     different = []
     for user_id, partition in partitions.items():
@@ -108,13 +103,15 @@ async def audit(settings: Settings, now_ms: int) -> Audit:
     return Audit(len(partitions), different)
 
 
-def _load(models: dict[int, Model], newest: str) -> None:
-    """Every model that the trainer wrote beside the newest: a row may be of an earlier one."""
-    filesystem, path = fsspec.url_to_fs(newest)
-    for folder in filesystem.ls(path.rsplit("/", 1)[0], detail=False):
-        if filesystem.exists(f"{folder}/{artifact.MANIFEST}"):
-            model, _ = artifact.load(filesystem.unstrip_protocol(folder))
+def _models(folder: str) -> dict[int, Model]:
+    """Every model that the trainer wrote, by the key of its version: a row may be of an earlier one than the newest."""
+    filesystem, path = fsspec.url_to_fs(folder)
+    models = {}
+    for found in filesystem.ls(path, detail=False) if filesystem.exists(path) else ():
+        if filesystem.exists(f"{found}/{artifact.MANIFEST}"):
+            model, _ = artifact.load(filesystem.unstrip_protocol(found))
             models[key_of(model.version)] = model
+    return models
 
 
 async def _everything(settings: Settings, topic: str, partitions: int) -> AsyncIterator[Record]:

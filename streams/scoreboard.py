@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from efficientrec.evaluation.judging import LIKED
 from efficientrec.interactions import WeightPolicy
 from streams.records import Interaction, RecommendationList, moment_ms
 
 TOP = 10
-LIKED = 0.5  # weight from which an event counts as a wish fulfilled: four stars of five
 POPULAR_RANKED = 3000  # deeper than any user has met items, or nearly
 POPULAR_REFRESH_EVENTS = 100
 

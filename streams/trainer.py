@@ -30,11 +30,12 @@ import xxhash
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
 from efficientrec import artifact
 from efficientrec.errors import RecordInvalid, SettingInvalid
 from streams import topics
+from streams.exposition import exposed
 from streams.features import described, feature_texts
 from streams.follower import Follower, Record
 from streams.learning import ItemAbout, Job, Line, Outcome, Report, Step
@@ -452,27 +453,15 @@ async def serve(settings: Settings, learner: Learner | None = None, clock: Clock
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    server = None
-    if settings.trainer_metrics_port:
-        try:
-            server = start_http_server(settings.trainer_metrics_port, settings.metrics_host, metrics.registry)
-        except OSError as error:
-            where = f"{settings.metrics_host}:{settings.trainer_metrics_port}"
-            raise SettingInvalid(
-                f"EFFICIENTREC_TRAINER_METRICS_PORT is {settings.trainer_metrics_port}; expected a port that is free "
-                f"({where}: {error.strerror})"
-            ) from error
+    where = (settings.metrics_host, settings.trainer_metrics_port, "EFFICIENTREC_TRAINER_METRICS_PORT")
     try:
-        await trainer.run()
+        with exposed(metrics.registry, *where):
+            await trainer.run()
     except asyncio.CancelledError:
         log.info("trainer stopped")
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-        if server is not None:
-            server[0].shutdown()
-            server[0].server_close()
-            server[1].join()
 
 
 def _installation(settings: Settings) -> str:

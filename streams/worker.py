@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from efficientrec import profile
 from efficientrec.errors import RecordInvalid
-from efficientrec.features import user_traits
-from efficientrec.interactions import keys_of
+from efficientrec.features import trait_keys
 from efficientrec.model import Model
 from efficientrec.popularity import Popularity
 from efficientrec.profile import Rows
@@ -345,7 +344,7 @@ def _user_changes(run: Run) -> tuple[dict[bytes, UserChange], list[DeadLetter]]:
             letters.append(DeadLetter(record, "undecodable", str(error)))
             continue
         erases = user is None or (key in changes and changes[key].erases)
-        traits = keys_of([] if user is None else user_traits(feature_texts(user.features)))
+        traits = trait_keys({} if user is None else feature_texts(user.features))
         changes[key] = UserChange(record.offset, erases, user is not None, traits)
     return changes, letters
 

@@ -10,7 +10,7 @@ from streams import topics
 from streams.audit import Audit, audit
 from streams.broker import EmbeddedBroker
 from streams.outbox import KeyValue, Outbox
-from streams.records import SCHEMA_VERSION, Interaction, Release, encode
+from streams.records import Interaction, encode
 from streams.replay import partition_of
 from streams.settings import Settings
 from streams.topics import Topics
@@ -23,17 +23,14 @@ def likes(user: str) -> list[Interaction]:
     return [Interaction("like", user, item, START + place) for place, item in enumerate(("a1", "b2", "a3"))]
 
 
-async def _audited(settings: Settings, folder: Path, spoil: dict[bytes, bytes | None]) -> Audit:
+async def _audited(settings: Settings, spoil: dict[bytes, bytes | None]) -> Audit:
     """Writes what a worker would have written, with some rows spoilt, and audits it."""
     await topics.create(settings)
     names = Topics.of(settings)
     model = toy_model()
-    address = str(folder / "models" / model.version)
-    digest = save_toy(model, address)
+    save_toy(model, str(Path(settings.models_dir) / model.version))
     outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
     await outbox.start()
-    release = Release(SCHEMA_VERSION, model.version, address, digest, "2026-01-01T00:00:00.000Z")
-    await (await outbox.send(names.releases, 0, [(b"main", encode(release))], START)).acknowledged()
     for user in USERS:
         key, partition = user.encode(), partition_of(user.encode(), settings.partitions)
         sent = await outbox.send(names.interactions, partition, [(key, encode(like)) for like in likes(user)], START)
@@ -47,12 +44,14 @@ async def _audited(settings: Settings, folder: Path, spoil: dict[bytes, bytes | 
     return await audit(settings, START + 1)
 
 
-def settings_for(broker: str, name: str) -> Settings:
-    return Settings(broker=f"kafka://{broker}", prefix=name, group=name, partitions=2)
+def settings_for(broker: str, name: str, folder: Path) -> Settings:
+    return Settings(
+        broker=f"kafka://{broker}", prefix=name, group=name, partitions=2, models_dir=str(folder / "models")
+    )
 
 
 def test_rows_that_are_what_the_log_says_pass(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:
-    found = asyncio.run(_audited(settings_for(embedded_broker.address, "audit-good"), tmp_path, {}))
+    found = asyncio.run(_audited(settings_for(embedded_broker.address, "audit-good", tmp_path), {}))
 
     assert found == Audit(checked=3, different=[])
 
@@ -61,7 +60,7 @@ def test_a_changed_and_a_missing_row_are_named(embedded_broker: EmbeddedBroker, 
     other = recompute([Event(0, "a1", 1.0, START)], None)
 
     found = asyncio.run(
-        _audited(settings_for(embedded_broker.address, "audit-bad"), tmp_path, {b"ann": other, b"cy": None})
+        _audited(settings_for(embedded_broker.address, "audit-bad", tmp_path), {b"ann": other, b"cy": None})
     )
 
     assert found == Audit(checked=3, different=["ann", "cy"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
@@ -9,15 +11,12 @@ from scipy.sparse import csr_matrix
 
 from efficientrec.evaluation.protocols import Question
 from efficientrec.training.data import TrainingData
+from efficientrec.training.popularity import decayed
 
 
-def popularity(question: Question, half_life_seconds: float | None = None) -> NDArray[np.float32]:
+def popularity(question: Question, half_life_seconds: float = math.inf) -> NDArray[np.float32]:
     """The likes of each item for every asked user (users, items); the older the fewer where a half-life is given."""
-    train = question.train
-    amount = np.maximum(train.weight, 0).astype(np.float64)
-    if half_life_seconds is not None:
-        amount = amount * 2.0 ** ((train.at - train.at[-1]) / (1000 * half_life_seconds))
-    count = np.bincount(train.item, amount, len(train.items)).astype(np.float32)
+    count = decayed(question.train, half_life_seconds).astype(np.float32)
     return np.broadcast_to(count, (len(question.users), len(count)))
 
 
