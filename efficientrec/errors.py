@@ -13,7 +13,13 @@ EfficientRecError
   TrainingDiverged        a loss is not finite: lower the learning rate
   TrainingImpossible      too little to learn from: wait for more interactions
   TopicMismatch           a topic is missing or made otherwise than needed: the message says what to change
+  SourceTruncated         profiles know of more events than their topic has: restore it, or start under a new group
+  PartitionsDisputed      two workers write one partition: give each installation a group of its own
   BrokerUnavailable       the broker cannot be reached or would not start: the message names its address
+  StateMismatch           a folder holds another changelog's rows: choose another state folder, or move it away
+  StateCorrupt            rows on disk were damaged and are set aside: start the worker again, it rebuilds them
+  StateUnwritable         the disk is full or takes no writes: free space or choose another state folder, start again
+  ErasureUnfinished       a user is not erased everywhere yet: start what the message names, and it will be
 """
 
 
@@ -73,5 +79,29 @@ class TopicMismatch(EfficientRecError):
     """A topic that is missing or made otherwise than needed."""
 
 
+class SourceTruncated(EfficientRecError):
+    """A source topic ends before what was taken in from it."""
+
+
+class PartitionsDisputed(EfficientRecError):
+    """Another worker writes a partition that the group says is ours."""
+
+
 class BrokerUnavailable(EfficientRecError):
     """The broker cannot be reached, or would not start."""
+
+
+class StateMismatch(EfficientRecError):
+    """A folder of rows that belongs to another changelog, or to nobody known; it was left as it is."""
+
+
+class StateCorrupt(EfficientRecError):
+    """Rows on disk that were damaged; the message says where their folder is now."""
+
+
+class StateUnwritable(EfficientRecError):
+    """A folder of rows that cannot be opened or written; nothing is lost."""
+
+
+class ErasureUnfinished(EfficientRecError):
+    """An erasure is in its topic, but some who have to carry it out have not yet."""

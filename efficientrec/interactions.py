@@ -1,4 +1,4 @@
-"""What users did to items: the columns of a run of events, and the policy that turns an event into a signed weight.
+"""What users did to items: the columns of a run of events, and the policies that say which count and how much.
 
 Knows ids, event types, values and times. Knows nothing of what is kept about a user (profile.py) or of models.
 """
@@ -46,6 +46,8 @@ class Interactions:
     """Signed weight in [-1, 1]."""
     at: NDArray[np.int64]
     """Event time, milliseconds since the epoch."""
+    arrived: NDArray[np.int64]
+    """When the broker got the event, milliseconds since the epoch; 0 where that is unknown."""
     offset: NDArray[np.int64]
     """Place in the partition; rises strictly."""
     event: NDArray[np.uint64]
@@ -55,6 +57,39 @@ class Interactions:
 
     def __len__(self) -> int:
         return len(self.user)
+
+
+REPEAT_IDS_MAX = 24
+"""Event ids that a row remembers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Which of a user's events count: a producer's retries once, and a flood only so far.
+
+    >>> Admission(events_per_second=-1)
+    Traceback (most recent call last):
+    efficientrec.errors.SettingInvalid: events_per_second is -1; expected 0 (no limit) or more
+    """
+
+    repeat_ids: int = REPEAT_IDS_MAX
+    """How many of the user's newest event ids an event's own is looked for among; 0 for none."""
+    repeat_seconds: float = 86_400.0
+    """How far apart, by the broker's clock, two events of one id may arrive and count once. One day: long enough for
+    a producer that was cut off, and after it an id may come again."""
+    events_per_second: int = 0
+    """Most events of one user that count of those that arrive within the same second; 0 for no limit."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.repeat_ids <= REPEAT_IDS_MAX:
+            raise SettingInvalid(f"repeat_ids is {self.repeat_ids}; expected 0 to {REPEAT_IDS_MAX}")
+        if not self.repeat_seconds >= 0:  # NaN is refused as well
+            raise SettingInvalid(f"repeat_seconds is {self.repeat_seconds}; expected 0 or more")
+        if self.events_per_second < 0:
+            raise SettingInvalid(f"events_per_second is {self.events_per_second}; expected 0 (no limit) or more")
+
+
+DEFAULT_ADMISSION = Admission()
 
 
 @dataclass(frozen=True, slots=True)

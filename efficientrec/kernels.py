@@ -48,16 +48,67 @@ def _contains(values: Any, count: int, value: Any) -> bool:
 
 
 @_compiled
+def murmur2(
+    buffer: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64], out: NDArray[np.uint32]
+) -> None:
+    """Kafka's hash of keys: out[k] is murmur2 of the `length[k]` bytes from `start[k]` of buffer."""
+    m = np.uint32(0x5BD1E995)
+    for key in range(len(start)):
+        place, left = start[key], length[key]
+        mixed = np.uint32(np.uint32(0x9747B28C) ^ np.uint32(left))
+        while left >= 4:
+            word = np.uint32(0)
+            for byte in range(4):
+                word |= np.uint32(buffer[place + byte]) << np.uint32(8 * byte)
+            word = np.uint32(word * m)
+            word = np.uint32((word ^ (word >> np.uint32(24))) * m)
+            mixed = np.uint32(mixed * m) ^ word
+            place += 4
+            left -= 4
+        if left:
+            for byte in range(left):
+                mixed ^= np.uint32(buffer[place + byte]) << np.uint32(8 * byte)
+            mixed = np.uint32(mixed * m)
+        mixed = np.uint32((mixed ^ (mixed >> np.uint32(13))) * m)
+        out[key] = mixed ^ (mixed >> np.uint32(15))
+
+
+@_compiled
+def _is_repeat(
+    ids: NDArray[np.uint64],
+    noted_at: NDArray[np.uint32],
+    count: int,
+    event: np.uint64,
+    at: int,
+    most: int,
+    apart: float,
+) -> bool:
+    """Whether an id is among the `most` newest of ids and was noted, the last time, within `apart` seconds of `at`."""
+    for back in range(1, min(most, count, len(ids)) + 1):
+        slot = (count - back) % len(ids)
+        if ids[slot] == event:
+            return bool(noted_at[slot] == 0 or abs(np.int64(noted_at[slot]) - at) <= apart)
+    return False
+
+
+@_compiled
 def fold_history(
     user: NDArray[np.int32],
     item: NDArray[np.uint64],
     weight: NDArray[np.float32],
     at: NDArray[np.int64],
+    arrived: NDArray[np.int64],
     offset: NDArray[np.int64],
     event: NDArray[np.uint64],
     excludes: NDArray[np.bool_],
+    repeat_ids: int,
+    repeat_seconds: float,
+    events_per_second: int,
     row_offset: NDArray[np.int64],
     row_at: NDArray[np.int64],
+    begun: NDArray[np.int64],
+    second: NDArray[np.uint32],
+    in_second: NDArray[np.uint32],
     events: NDArray[np.uint32],
     liked: NDArray[np.uint32],
     disliked: NDArray[np.uint32],
@@ -68,13 +119,16 @@ def fold_history(
     seen: NDArray[np.uint16],
     recent_count: NDArray[np.uint32],
     recent: NDArray[np.uint64],
+    recent_at: NDArray[np.uint32],
     outcome: NDArray[np.uint8],
 ) -> None:
     """What a run does to everything in a row but the encoder's state.
 
-    Events in offset order, times in [0, AT_MAX]; rows are changed in place.
+    Events in offset order, times in [0, AT_MAX]; rows are changed in place. repeat_ids, repeat_seconds,
+    events_per_second: as in interactions.Admission.
 
-    outcome (events,): 0 counted, 1 folded before (its offset is not above the row's), 2 the producer sent it twice.
+    outcome (events,): 0 counted, 1 folded before (its offset is not above the row's), 2 the producer sent it twice,
+    3 one too many of its user's in that second.
     """
     ring_size, seen_size, recent_size = ring_item.shape[1], seen.shape[1], recent.shape[1]
     for index in range(len(user)):
@@ -83,13 +137,29 @@ def fold_history(
             outcome[index] = 1
             continue
         row_offset[row] = offset[index]
-        if event[index] != 0:
-            if _contains(recent[row], recent_count[row], event[index]):
+        arrival = min(max(arrived[index] // 1000, 0), 2**32 - 1)
+        noted = max(arrival, 1)  # 0 would mean unknown
+        if event[index] != 0 and _contains(recent[row], recent_count[row], event[index]):  # quick, and seldom true
+            known = np.int64(recent_count[row])
+            if _is_repeat(recent[row], recent_at[row], known, event[index], noted, repeat_ids, repeat_seconds):
                 outcome[index] = 2
                 continue
-            recent[row, recent_count[row] % recent_size] = event[index]
+        if events_per_second > 0:
+            if arrival > second[row]:
+                second[row] = arrival
+                in_second[row] = 0
+            if in_second[row] >= events_per_second:
+                outcome[index] = 3
+                continue
+            in_second[row] += 1
+        if event[index] != 0:
+            slot = recent_count[row] % recent_size
+            recent[row, slot] = event[index]
+            recent_at[row, slot] = noted
             recent_count[row] += 1
         outcome[index] = 0
+        if events[row] == 0:
+            begun[row] = offset[index]
         slot = events[row] % ring_size
         ring_item[row, slot] = item[index]
         ring_weight[row, slot] = weight[index]

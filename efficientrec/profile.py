@@ -2,42 +2,46 @@
 
 Knows order, time and repetition. Knows nothing of Kafka, RocksDB or clusters; what an encoder adds up is the encoder's.
 
-A row on disk (layout 1, little-endian; every count in the header bounds what follows, so a new user's row is small):
+A row on disk (layout 2, little-endian; every count in the header bounds what follows, so a new user's row is small):
 
-  header, 72 bytes        `HEADER` below
+  header, 88 bytes        `HEADER` below
   state                   float32 each: the encoder's sums
   ring                    uint64 item keys, then float32 weights, then uint32 seconds: the last RING_SIZE interactions
   seen                    uint16 each: low bits of the keys of the last SEEN_SIZE items that left the user's lists
   recent                  uint64 each: keys of the last RECENT_SIZE event ids, so that a producer's retry counts once
+  recent_at               uint32 each: the second in which the broker got each of these, 0 where that is unknown
   traits                  uint64 each: keys of the user's demographics
 
 A ring is written where it stands: entry k of the user's history is at k modulo the size.
+
+Rows of layout 1 are read as well, and become layout 2 when they are next written. There the header ends before `begun`
+with four bytes of nothing for `in_second`, `recent` holds 16 ids, and there is no `recent_at`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec import kernels
 from efficientrec.errors import RowUnreadable
-from efficientrec.interactions import Interactions
+from efficientrec.interactions import DEFAULT_ADMISSION, REPEAT_IDS_MAX, Admission, Interactions
 
 if TYPE_CHECKING:
     from efficientrec.encoders import Encoder
 
-LAYOUT = 1
+LAYOUT = 2
 RING_SIZE = 64  # with 160-wide item vectors a full row stays under 4 KiB
 SEEN_SIZE = 640  # sixteen bits each: at 640 items one fresh candidate in a hundred is taken for a seen one
-RECENT_SIZE = 16
+RECENT_SIZE = REPEAT_IDS_MAX
 TRAITS_MAX = 8
 ROW_BYTES_MAX = 4096
 AT_MAX = 2**32 * 1000 - 1  # milliseconds: the ring keeps times in 32 bits, which last until 2106
-STATE_MAX = (ROW_BYTES_MAX - 72 - 16 * RING_SIZE - 2 * SEEN_SIZE - 8 * RECENT_SIZE - 8 * TRAITS_MAX) // 4
+STATE_MAX = (ROW_BYTES_MAX - 88 - 16 * RING_SIZE - 2 * SEEN_SIZE - 12 * RECENT_SIZE - 8 * TRAITS_MAX) // 4
 
 HEADER = np.dtype(
     [
@@ -55,10 +59,23 @@ HEADER = np.dtype(
         ("disliked", "<u4"),
         ("seen", "<u4"),
         ("recent", "<u4"),
+        ("in_second", "<u4"),  # events that counted in `second`; it and `second` stay 0 where there is no limit
+        ("begun", "<i8"),  # offset of the first interaction that counted, -1 for none or unknown
+        ("second", "<u4"),  # latest second, by the broker's clock, in which an event counted
         ("reserved", "<u4"),
     ]
 )
 
+
+class Layout(NamedTuple):
+    """What differs between the layouts that this release reads."""
+
+    header_bytes: int
+    state_max: int
+    recent_size: int
+
+
+LAYOUTS = {1: Layout(72, 382, 16), LAYOUT: Layout(HEADER.itemsize, STATE_MAX, RECENT_SIZE)}
 
 HISTORY = (
     "offset",
@@ -66,6 +83,9 @@ HISTORY = (
     "events",
     "liked",
     "disliked",
+    "begun",
+    "second",
+    "in_second",
     "ring_item",
     "ring_weight",
     "ring_at",
@@ -73,6 +93,7 @@ HISTORY = (
     "seen",
     "recent_count",
     "recent",
+    "recent_at",
 )
 """What `fold` changes in a row beside the encoder's state."""
 
@@ -96,6 +117,13 @@ class Rows:
     """(users,) interactions counted."""
     liked: NDArray[np.uint32]
     disliked: NDArray[np.uint32]
+    begun: NDArray[np.int64]
+    """(users,) offset of the first counted interaction, -1 for none or unknown. What the log has of the user from
+    before it was erased with an earlier row."""
+    second: NDArray[np.uint32]
+    """(users,) latest second since the epoch, by the broker's clock, in which an event counted; 0 without a limit."""
+    in_second: NDArray[np.uint32]
+    """(users,) events that counted in it."""
     state: NDArray[np.float32]
     """(users, width) the encoder's sums, decayed to `at`."""
     ring_item: NDArray[np.uint64]
@@ -108,7 +136,9 @@ class Rows:
     """(users, SEEN_SIZE)"""
     recent_count: NDArray[np.uint32]
     recent: NDArray[np.uint64]
-    """(users, RECENT_SIZE)"""
+    """(users, RECENT_SIZE) keys of event ids; 0 where one is not known any more."""
+    recent_at: NDArray[np.uint32]
+    """(users, RECENT_SIZE) when the broker got each, seconds since the epoch; 0 where that is unknown."""
     traits_count: NDArray[np.uint8]
     traits: NDArray[np.uint64]
     """(users, TRAITS_MAX) keys of demographics such as `gender=F`."""
@@ -139,6 +169,9 @@ def empty(users: int, width: int = 0) -> Rows:
         events=np.zeros(users, np.uint32),
         liked=np.zeros(users, np.uint32),
         disliked=np.zeros(users, np.uint32),
+        begun=np.full(users, -1, np.int64),
+        second=np.zeros(users, np.uint32),
+        in_second=np.zeros(users, np.uint32),
         state=np.zeros((users, width), np.float32),
         ring_item=np.zeros((users, RING_SIZE), np.uint64),
         ring_weight=np.zeros((users, RING_SIZE), np.float32),
@@ -147,6 +180,7 @@ def empty(users: int, width: int = 0) -> Rows:
         seen=np.zeros((users, SEEN_SIZE), np.uint16),
         recent_count=np.zeros(users, np.uint32),
         recent=np.zeros((users, RECENT_SIZE), np.uint64),
+        recent_at=np.zeros((users, RECENT_SIZE), np.uint32),
         traits_count=np.zeros(users, np.uint8),
         traits=np.zeros((users, TRAITS_MAX), np.uint64),
     )
@@ -163,16 +197,20 @@ class Folded:
     """(events,) folded now, for the first time."""
     repeated: NDArray[np.bool_]
     """(events,) sent twice by the producer, under the same event id."""
+    limited: NDArray[np.bool_]
+    """(events,) not counted, because as many of the user's as may count in one second had come in that second."""
 
 
-def fold(rows: Rows, run: Interactions, encoder: Encoder | None) -> Folded:
+def fold(rows: Rows, run: Interactions, encoder: Encoder | None, admission: Admission = DEFAULT_ADMISSION) -> Folded:
     """The rows after a run of events of one partition.
 
     rows: one per distinct user of the run, in the order of `run.users`. encoder: of the model in service, None before
     the first. The arguments stay as they were. Times before 1970 and after 2106 count as the first and last between.
 
     1. Rows that another model built are built anew from their ring.
-    2. Events at or below a row's offset were folded before; events whose id is among the row's recent ones are repeats.
+    2. Events at or below a row's offset were folded before. Events whose id is among the row's recent ones, and arrived
+       not long ago, are repeats; what comes after as many in one second as may count is left out. `admission` says how
+       many and how long.
     3. The rest enter ring, counts and the set of seen items, in offset order.
     4. The encoder adds their contributions to the state, each with the weight that it has by its time.
     """
@@ -186,11 +224,18 @@ def fold(rows: Rows, run: Interactions, encoder: Encoder | None) -> Folded:
         run.item,
         run.weight,
         at,
+        run.arrived,
         run.offset,
         run.event,
         run.excludes,
+        admission.repeat_ids,
+        float(admission.repeat_seconds),
+        admission.events_per_second,
         after.offset,
         after.at,
+        after.begun,
+        after.second,
+        after.in_second,
         after.events,
         after.liked,
         after.disliked,
@@ -201,6 +246,7 @@ def fold(rows: Rows, run: Interactions, encoder: Encoder | None) -> Folded:
         after.seen,
         after.recent_count,
         after.recent,
+        after.recent_at,
         outcome,
     )
     counted = outcome == 0
@@ -209,12 +255,12 @@ def fold(rows: Rows, run: Interactions, encoder: Encoder | None) -> Folded:
             after.state, rows.at, run.user[counted], run.item[counted], run.weight[counted], at[counted]
         )
         after = replace(after, state=state)
-    return Folded(after, after.offset > rows.offset, counted, outcome == 2)
+    return Folded(after, after.offset > rows.offset, counted, outcome == 2, outcome == 3)
 
 
 def _check_run(rows: Rows, run: Interactions) -> None:
     """The kernels check no bound, one NaN would stay in a row, and an offset that falls would lose its event."""
-    columns = (run.user, run.item, run.weight, run.at, run.offset, run.event, run.excludes)
+    columns = (run.user, run.item, run.weight, run.at, run.arrived, run.offset, run.event, run.excludes)
     if len(rows) != len(run.users) or {len(column) for column in columns} != {len(run)}:
         lengths = [len(column) for column in columns]
         raise AssertionError(f"{len(rows)} rows for {len(run.users)} users, columns of {lengths} events")
@@ -299,12 +345,13 @@ def _sections(rows: Rows, header: NDArray[Any]) -> list[tuple[NDArray[np.uint8],
         section(rows.ring_at, header["events"]),
         section(rows.seen, header["seen"]),
         section(rows.recent, header["recent"]),
+        section(rows.recent_at, header["recent"]),
         section(rows.traits, header["traits"]),
     ]
 
 
 def pack(rows: Rows, partition: int) -> list[bytes]:
-    """Each row as bytes, at most ROW_BYTES_MAX long. A row that no model built has no state to keep."""
+    """Each row as bytes of LAYOUT, at most ROW_BYTES_MAX long. A row that no model built has no state to keep."""
     users = len(rows)
     header = np.zeros(users, HEADER)
     header["layout"] = LAYOUT
@@ -320,6 +367,9 @@ def pack(rows: Rows, partition: int) -> list[bytes]:
         ("events", rows.events),
         ("liked", rows.liked),
         ("disliked", rows.disliked),
+        ("begun", rows.begun),
+        ("second", rows.second),
+        ("in_second", rows.in_second),
         ("seen", rows.seen_count),
         ("recent", rows.recent_count),
     ):
@@ -333,62 +383,103 @@ def pack(rows: Rows, partition: int) -> list[bytes]:
     begin = start.copy()
     for values, count in sections:
         kernels.scatter(values, count, out, begin)
-    whole = out.tobytes()
-    return [whole[a:b] for a, b in zip(start.tolist(), end.tolist(), strict=True)]
+    whole = out.data
+    return [whole[a:b].tobytes() for a, b in zip(start.tolist(), end.tolist(), strict=True)]
 
 
 def unpack(values: Sequence[bytes | None], width: int, model: int) -> Rows:
-    """Rows from bytes, None for a user of whom nothing is kept.
+    """Rows from bytes, None for a user of whom nothing is kept. Layouts may be mixed.
 
     width, model: of the encoder in service. The state of rows that another model built is left out: it will be rebuilt.
     Raises RowUnreadable for a row of a newer layout, or one that is damaged.
     """
     present = [index for index, value in enumerate(values) if value is not None]
-    rows = empty(len(values), width)
     if not present:
-        return rows
+        return empty(len(values), width)
     stored = [value for value in values if value is not None]
     length = np.fromiter(map(len, stored), np.int64, len(stored))
-    _check(stored, length)
+    if not length.all():
+        raise RowUnreadable("a row has 0 bytes")
     source = np.frombuffer(b"".join(stored), np.uint8)
     start = np.cumsum(length) - length
-    head = np.empty((len(stored), HEADER.itemsize), np.uint8)
-    kernels.gather(source, start, np.full(len(stored), HEADER.itemsize, np.int64), head)
-    header: NDArray[Any] = head.reshape(-1).view(HEADER)
-    most = (int(header["state"].max()), int(header["traits"].max()))
-    if most[0] > STATE_MAX or most[1] > TRAITS_MAX:
-        raise RowUnreadable(f"a row tells of {most} floats of state and traits; at most {(STATE_MAX, TRAITS_MAX)}")
+    layout = source[start]
+    found = np.unique(layout).tolist()
+    if not LAYOUTS.keys() >= set(found):
+        raise RowUnreadable(f"rows have layouts {found}; this release reads layouts {sorted(LAYOUTS)}")
+    if found == [LAYOUT] and len(stored) == len(values):
+        return _read(source, start, length, LAYOUT, width, model)
+    rows = empty(len(values), width)
+    for each in found:
+        chosen = np.flatnonzero(layout == each)
+        part = _read(source, start[chosen], length[chosen], each, width, model)
+        into = np.array(present)[chosen]
+        for field in fields(Rows):
+            getattr(rows, field.name)[into] = getattr(part, field.name)
+    return rows
 
-    mine = (header["model"] == np.uint64(model)) & (header["state"] == width)
-    part = empty(len(stored), max(width, int(header["state"].max())))
-    sections = _sections(part, header)
+
+def _read(
+    source: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64], layout: int, width: int, model: int
+) -> Rows:
+    """The rows of one layout that stand at these places of source."""
+    users = len(start)
+    shape = LAYOUTS[layout]
+    if int(length.min()) < shape.header_bytes:
+        raise RowUnreadable(f"a row has {length.min()} bytes; the header alone has {shape.header_bytes}")
+    place = start.copy()  # moves on from section to section
+    head = np.zeros((users, HEADER.itemsize), np.uint8)
+    kernels.gather(source, place, np.full(users, shape.header_bytes, np.int64), head)
+    header: NDArray[Any] = head.reshape(-1).view(HEADER)
+    if layout == 1:
+        header["begun"] = -1
+    most = (int(header["state"].max()), int(header["traits"].max()))
+    if most[0] > shape.state_max or most[1] > TRAITS_MAX:
+        raise RowUnreadable(
+            f"a row tells of {most} floats of state and traits; at most {(shape.state_max, TRAITS_MAX)}"
+        )
+
+    rows = empty(users, max(width, most[0]))
+    if layout == 1:
+        rows = replace(
+            rows, recent=np.zeros((users, shape.recent_size), np.uint64), recent_at=np.zeros((users, 0), np.uint32)
+        )
+    sections = _sections(rows, header)
     told = np.sum([count for _, count in sections], axis=0, dtype=np.int64)
-    expected: NDArray[np.int64] = np.asarray(told) + HEADER.itemsize
+    expected: NDArray[np.int64] = np.asarray(told) + shape.header_bytes
     wrong = np.flatnonzero(expected != length)
     if len(wrong):
         raise RowUnreadable(
             f"rows have {length[wrong].tolist()} bytes; their headers tell of {expected[wrong].tolist()}"
         )
     for target, count in sections:
-        kernels.gather(source, start, count, target)
+        kernels.gather(source, place, count, target)
+    if layout == 1:
+        rows = replace(
+            rows, recent=_replaced(rows.recent, header["recent"]), recent_at=np.zeros((users, RECENT_SIZE), np.uint32)
+        )
 
-    into = np.array(present)
-    rows.state[into] = np.where(mine[:, None], part.state[:, :width], np.float32(0))
-    rows.model[into] = np.where(mine, header["model"], np.uint64(0))
-    rows.built[into] = np.where(mine, header["built"], np.int64(-1))
-    for name in ("offset", "at", "users_offset", "events", "liked", "disliked"):
-        getattr(rows, name)[into] = header[name]
-    rows.seen_count[into] = header["seen"]
-    rows.recent_count[into] = header["recent"]
-    rows.traits_count[into] = header["traits"]
-    for name in ("ring_item", "ring_weight", "ring_at", "seen", "recent", "traits"):
-        getattr(rows, name)[into] = getattr(part, name)
-    return rows
+    mine = (header["model"] == np.uint64(model)) & (header["state"] == width)
+    return replace(
+        rows,
+        state=rows.state if mine.all() else np.where(mine[:, None], rows.state[:, :width], np.float32(0)),
+        model=np.where(mine, header["model"], np.uint64(0)),
+        built=np.where(mine, header["built"], np.int64(-1)),
+        seen_count=header["seen"].copy(),
+        recent_count=header["recent"].copy(),
+        traits_count=header["traits"].copy(),
+        **{
+            name: header[name].copy()
+            for name in ("offset", "at", "users_offset", "events", "liked", "disliked", "begun", "second", "in_second")
+        },
+    )
 
 
-def _check(stored: Sequence[bytes], length: NDArray[np.int64]) -> None:
-    if int(length.min()) < HEADER.itemsize:
-        raise RowUnreadable(f"a row has {length.min()} bytes; the header alone has {HEADER.itemsize}")
-    layouts = {value[0] for value in stored}
-    if layouts != {LAYOUT}:
-        raise RowUnreadable(f"rows have layouts {sorted(layouts)}; this release reads layout {LAYOUT}")
+def _replaced(ring: NDArray[np.uint64], count: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """The entries of a ring (users, size) where they stand in one of RECENT_SIZE; 0 where the smaller one had none."""
+    size = ring.shape[1]
+    wider = np.zeros((len(ring), RECENT_SIZE), np.uint64)
+    entry = count.astype(np.int64)[:, None] - np.arange(1, size + 1)
+    user, back = np.nonzero(entry >= 0)
+    entry = entry[user, back]
+    wider[user, entry % RECENT_SIZE] = ring[user, entry % size]
+    return wider

@@ -11,21 +11,21 @@ import math
 import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
-from efficientrec.interactions import key_of
+from efficientrec.interactions import DEFAULT_ADMISSION, Admission, key_of
 from efficientrec.model import Model
 from efficientrec.vocabulary import Vocabulary
 
 # The layout is told a second time here, so that a change of profile.py alone is seen.
-LAYOUT = 1
+LAYOUT = 2
 RING = 64
 SEEN = 640
-RECENT = 16
+RECENT = 24
 TRAITS = 8
 SECONDS_MAX = 2**32 - 1
 COUNTS = 2**32
@@ -41,6 +41,8 @@ class Event(NamedTuple):
     at_ms: int
     event_id: str | None = None
     excludes: bool = True
+    arrived_ms: int = 0
+    """When the broker got it."""
 
 
 class Touch(NamedTuple):
@@ -49,6 +51,14 @@ class Touch(NamedTuple):
     item: int
     weight: np.float32
     seconds: int
+
+
+class Noted(NamedTuple):
+    """What a row keeps of an event's own id."""
+
+    key: int
+    seconds: int
+    """When the broker got the event; never 0, which would mean unknown."""
 
 
 class Sums:
@@ -86,35 +96,50 @@ def recompute(
     partition: int = 0,
     traits: Sequence[int] = (),
     users_offset: int = -1,
+    begun: int = -1,
+    admission: Admission = DEFAULT_ADMISSION,
 ) -> bytes:
     """The bytes of a user's row (profile.py) after these events, in offset order.
 
     model: that the row names; None for a row that no model has built. built: what the row says of itself; the state is
     made from the ring as it was after that offset, and later events are folded into it. traits, users_offset: what the
-    last record of the users topic said. An offset that comes again was folded before and is skipped.
+    last record of the users topic said. begun: what the row says of itself; events before it were erased and do not
+    count, -1 when there are none. admission: as it was for all of the events. An offset that comes again was folded
+    before and is skipped.
 
     >>> len(recompute([Event(offset=0, item_id="a", weight=1.0, at_ms=0)], model=None))
-    90
+    106
     """
     encoder = model.encoder if model else None
     sums = Sums(encoder, 0) if encoder and built < 0 else None
     offset, at = -1, 0
     ring: list[Touch] = []
+    first = -1
     counted = liked = disliked = 0
     seen = _Ring(SEEN)
-    recent = _Ring(RECENT)
+    noted: list[Noted] = []
+    second = in_second = 0
 
     for event in events:
-        if event.offset <= offset:
+        if event.offset <= offset or event.offset < begun:
             continue
         if encoder and sums is None and event.offset > built:
             sums = _from_ring(encoder, ring, at)
         offset = event.offset
-        if event.event_id:
-            event_key = key_of(event.event_id)
-            if event_key in recent.held:
+        arrival = min(max(event.arrived_ms // 1000, 0), SECONDS_MAX)
+        event_key = key_of(event.event_id) if event.event_id else None
+        if event_key is not None and _is_repeat(event_key, max(arrival, 1), noted, admission):
+            continue
+        if admission.events_per_second:
+            if arrival > second:
+                second, in_second = arrival, 0
+            if in_second >= admission.events_per_second:
                 continue
-            recent.add(event_key)
+            in_second += 1
+        if event_key is not None:
+            noted.append(Noted(event_key, max(arrival, 1)))
+        if not counted:
+            first = offset
         item, weight = key_of(event.item_id), np.float32(event.weight)
         when = min(max(event.at_ms, 0), SECONDS_MAX * 1000 + 999)
         ring.append(Touch(item, weight, when // 1000))
@@ -130,10 +155,11 @@ def recompute(
         sums = _from_ring(encoder, ring, at)
 
     touches = _in_place(ring, RING)
+    recent = _in_place(noted, RECENT)
     state = np.zeros(0, np.float32) if sums is None else sums.state
     traits = list(traits)[:TRAITS]
     header = struct.pack(
-        "<BBHiQqqqqIIIIII",
+        "<BBHiQqqqqIIIIIIqII",
         LAYOUT,
         len(traits),
         len(state),
@@ -147,7 +173,10 @@ def recompute(
         liked % COUNTS,
         disliked % COUNTS,
         seen.count,
-        recent.count,
+        len(noted),
+        in_second,
+        first,
+        second,
         0,
     )
     return b"".join(
@@ -158,7 +187,8 @@ def recompute(
             struct.pack(f"<{len(touches)}f", *(touch.weight for touch in touches)),
             struct.pack(f"<{len(touches)}I", *(touch.seconds for touch in touches)),
             struct.pack(f"<{len(seen.values)}H", *seen.values),
-            struct.pack(f"<{len(recent.values)}Q", *recent.values),
+            struct.pack(f"<{len(recent)}Q", *(each.key for each in recent)),
+            struct.pack(f"<{len(recent)}I", *(each.seconds for each in recent)),
             struct.pack(f"<{len(traits)}Q", *traits),
         )
     )
@@ -184,6 +214,13 @@ class _Ring:
         self.count += 1
 
 
+def _is_repeat(key: int, seconds: int, noted: list[Noted], admission: Admission) -> bool:
+    """Whether the newest of the same id, among as many as are looked at, came not long ago."""
+    looked_at = noted[::-1][: admission.repeat_ids]
+    same = [each for each in looked_at if each.key == key]
+    return bool(same) and abs(same[0].seconds - seconds) <= admission.repeat_seconds
+
+
 def _from_ring(encoder: EfficientRecEncoder, ring: list[Touch], at: int) -> Sums:
     sums = Sums(encoder, at)
     for touch in ring[-RING:]:
@@ -191,7 +228,10 @@ def _from_ring(encoder: EfficientRecEncoder, ring: list[Touch], at: int) -> Sums
     return sums
 
 
-def _in_place(history: list[Touch], size: int) -> list[Touch]:
+_Entry = TypeVar("_Entry")
+
+
+def _in_place(history: list[_Entry], size: int) -> list[_Entry]:
     """The last `size` entries, entry k at k modulo size."""
     kept = history[-size:]
     turn = (len(history) - len(kept)) % size

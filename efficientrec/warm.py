@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from efficientrec import profile
+from efficientrec import kernels, profile
 from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.interactions import Interactions, key_of
@@ -21,7 +21,7 @@ ITEMS, DIM, HIDDEN, CLUSTERS = 8, 4, 4, 2
 
 
 def warm() -> None:
-    """Lets two users go the way of every user: without a model, with one, from bytes and back."""
+    """Lets two users go the way of every user: without a model, with one, from bytes and back. Then places a key."""
     model = _smallest_model()
     stored: list[bytes | None] = [None, None]
     for offset, encoder in ((0, None), (2, model.encoder), (4, model.encoder)):
@@ -30,6 +30,8 @@ def warm() -> None:
         stored = list(profile.pack(rows, partition=0))
         if encoder is not None:
             recommend(model, rows, 4)
+    text = np.frombuffer(b"warm", np.uint8)  # read-only, as keys joined from records are
+    kernels.murmur2(text, np.zeros(1, np.int64), np.full(1, len(text), np.int64), np.empty(1, np.uint32))
 
 
 def _run(model: Model, offset: int) -> Interactions:
@@ -39,6 +41,7 @@ def _run(model: Model, offset: int) -> Interactions:
         item=model.items.keys[:2].copy(),
         weight=np.array([1.0, -1.0], np.float32),
         at=np.array([1000, 2000], np.int64),
+        arrived=np.array([1000, 2000], np.int64),
         offset=np.array([offset, offset + 1], np.int64),
         event=np.array([offset + 1, 0], np.uint64),
         excludes=np.array([True, False]),

@@ -16,11 +16,11 @@ from typing import Final
 
 import numpy as np
 import xxhash
-from aiokafka.partitioner import murmur2
 
 from efficientrec.datasets import Dataset
 from efficientrec.errors import SettingInvalid
 from streams.outbox import KeyValue, Outbox, Pending
+from streams.placement import partition_of
 from streams.records import Interaction, Item, User, encode
 from streams.settings import Settings
 from streams.topics import Topics
@@ -229,16 +229,6 @@ def _interactions(dataset: Dataset, event_ids: Sequence[str], rows: range) -> It
                 )
             ),
         )
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """Where Kafka's own clients put this key: the partition that a user's records and row belong to.
-
-    >>> partition_of(b"21", 8)
-    4
-    """
-    partition: int = (murmur2(key) & 0x7FFFFFFF) % partitions
-    return partition
 
 
 async def _send(outbox: Outbox, topic: str, partitions: int, records: Iterable[KeyValue]) -> list[Pending]:

@@ -6,8 +6,8 @@ import time
 from uuid import uuid4
 
 from streams.outbox import Outbox
+from streams.placement import partition_of
 from streams.records import Interaction, decode_interaction, encode
-from streams.replay import partition_of
 from streams.settings import Settings
 from streams.topics import Topics, check
 

@@ -21,8 +21,8 @@ from rich.text import Text
 from efficientrec.errors import BrokerUnavailable, RecordInvalid
 from streams.follower import Record
 from streams.offsets import true_ends
+from streams.placement import partition_of
 from streams.records import Reason, RecommendationList, decode_item, decode_list
-from streams.replay import partition_of
 from streams.settings import Settings
 from streams.topics import Topics
 
@@ -56,9 +56,9 @@ async def last_list(settings: Settings, user_id: str) -> Shown:
     Raises BrokerUnavailable when the broker does not answer, RecordInvalid when the list is of a newer release.
     """
     topics = Topics.of(settings)
-    async with _consumer(settings) as consumer:
+    async with reader(settings) as consumer:
         partition = TopicPartition(topics.lists, partition_of(user_id.encode(), settings.partitions))
-        record = await _last(consumer, partition, user_id.encode(), settings.request_timeout_seconds)
+        record = await last_record(consumer, partition, user_id.encode(), settings.request_timeout_seconds)
         if record is None or record.value is None:
             return Shown(user_id, None, is_erased=record is not None)
         published = decode_list(record.value)
@@ -127,7 +127,7 @@ def _in_words(reason: Reason, shown: Shown) -> str:
     return "popular"
 
 
-async def _last(consumer: Consumer, partition: TopicPartition, key: bytes, seconds: float) -> Record | None:
+async def last_record(consumer: Consumer, partition: TopicPartition, key: bytes, seconds: float) -> Record | None:
     """The newest record of a key."""
     end = (await true_ends(consumer, [partition]))[partition]
     first = (await consumer.beginning_offsets([partition]))[partition]
@@ -184,10 +184,12 @@ async def _between(
 
 
 @asynccontextmanager
-async def _consumer(settings: Settings) -> AsyncIterator[Consumer]:
-    """A consumer outside any group; BrokerUnavailable when there is no broker."""
+async def reader(settings: Settings, group: str | None = None) -> AsyncIterator[Consumer]:
+    """A consumer that can ask what a group has committed, but subscribes to nothing and so never joins it;
+    BrokerUnavailable when there is no broker."""
     consumer: Consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers,
+        group_id=group,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         request_timeout_ms=int(1000 * settings.request_timeout_seconds),

@@ -110,6 +110,7 @@ def probe(model: Model, list_size: int) -> None:
         item=model.items.keys[np.linspace(0, items - 1, events).astype(np.int64)],
         weight=np.ones(events, np.float32),
         at=np.full(events, 1_000, np.int64),
+        arrived=np.full(events, 1_000, np.int64),
         offset=np.arange(events, dtype=np.int64),
         event=np.zeros(events, np.uint64),
         excludes=np.ones(events, np.bool_),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from efficientrec import profile
-from efficientrec.errors import RowUnreadable
-from efficientrec.interactions import Interactions, key_of
+from efficientrec.errors import RowUnreadable, SettingInvalid
+from efficientrec.interactions import DEFAULT_ADMISSION, Admission, Interactions, key_of
 from efficientrec.model import Model
 from efficientrec.profile import Rows
 from efficientrec.recompute import recompute
@@ -39,13 +40,13 @@ USERS = ["anna", "ben", "clara"]
 FIRST = random_model(1, items=8, version="first")  # knows some of the items that strategies.KNOWN has
 SECOND = random_model(2, items=11, dim=7, version="second")
 SWIFT = random_model(3, items=9, version="swift", half_life_seconds=2)  # every millisecond shows, and hours are nothing
-GOLDEN = Path(__file__).parent / "golden" / "row-v1.hex"
+GOLDEN = Path(__file__).parent / "golden"
 
 
-def folded(runs: Sequence[Interactions], model: Model | None) -> Rows:
+def folded(runs: Sequence[Interactions], model: Model | None, admission: Admission = DEFAULT_ADMISSION) -> Rows:
     rows = profile.empty(len(USERS))
     for run in runs:
-        rows = profile.fold(rows, run, model.encoder if model else None).rows
+        rows = profile.fold(rows, run, model.encoder if model else None, admission).rows
     return rows
 
 
@@ -55,51 +56,59 @@ def stored(rows: Rows, model: Model | None) -> Rows:
     return profile.unpack(values, model.encoder.width, model.encoder.key) if model else profile.unpack(values, 0, 0)
 
 
-@given(strategies.histories(), st.sampled_from([None, FIRST, SWIFT]))
-def test_a_row_equals_its_plain_recomputation_to_the_last_byte(acts: list[Act], model: Model | None) -> None:
-    plain = [recompute(events_of(acts, user), model, partition=3) for user in USERS]
+@given(strategies.histories(), st.sampled_from([None, FIRST, SWIFT]), strategies.admissions)
+def test_a_row_equals_its_plain_recomputation_to_the_last_byte(
+    acts: list[Act], model: Model | None, admission: Admission
+) -> None:
+    plain = [recompute(events_of(acts, user), model, partition=3, admission=admission) for user in USERS]
 
-    rows = folded([run_of(acts, users=USERS)], model)
+    rows = folded([run_of(acts, users=USERS)], model, admission)
 
     assert profile.pack(profile.rebuilt(rows, model.encoder if model else None), partition=3) == plain
 
 
 @given(st.data())
 def test_neither_the_cut_into_runs_nor_their_repetition_changes_a_row(data: st.DataObject) -> None:
-    acts = data.draw(strategies.histories())
-    whole = folded([run_of(acts, users=USERS)], FIRST)
+    acts, admission = data.draw(strategies.histories()), data.draw(strategies.admissions)
+    whole = folded([run_of(acts, users=USERS)], FIRST, admission)
 
-    pieces = folded(data.draw(strategies.deliveries(acts)), FIRST)
+    pieces = folded(data.draw(strategies.deliveries(acts)), FIRST, admission)
 
     assert same_bits(whole, pieces)
 
 
 @given(st.data())
 def test_a_row_that_lived_through_models_and_restarts_equals_its_plain_recomputation(data: st.DataObject) -> None:
-    acts = data.draw(strategies.histories())
+    acts, admission = data.draw(strategies.histories()), data.draw(strategies.admissions)
     rows = profile.empty(len(USERS))
     model: Model | None = None
 
     for begin, end in data.draw(strategies.cuts(len(acts))):
         model = data.draw(st.sampled_from([None, FIRST, SECOND, SWIFT]))
         rows = stored(rows, model)
-        rows = profile.fold(rows, run_of(acts[begin:end], begin, USERS), model.encoder if model else None).rows
+        run = run_of(acts[begin:end], begin, USERS)
+        rows = profile.fold(rows, run, model.encoder if model else None, admission).rows
 
-    built = rows.built.tolist()
-    plain = [recompute(events_of(acts, user), model, built=built[i], partition=3) for i, user in enumerate(USERS)]
+    plain = [
+        recompute(events_of(acts, user), model, built=built, partition=3, begun=begun, admission=admission)
+        for user, built, begun in zip(USERS, rows.built.tolist(), rows.begun.tolist(), strict=True)
+    ]
     assert profile.pack(rows, partition=3) == plain
 
 
-@given(strategies.histories(), st.sampled_from([None, FIRST]))
-def test_a_run_that_is_delivered_again_changes_nothing(acts: list[Act], model: Model | None) -> None:
+@given(strategies.histories(), st.sampled_from([None, FIRST]), strategies.admissions)
+def test_a_run_that_is_delivered_again_changes_nothing(
+    acts: list[Act], model: Model | None, admission: Admission
+) -> None:
     run = run_of(acts, users=USERS)
-    once = folded([run], model)
+    once = folded([run], model, admission)
 
-    again = profile.fold(once, run, model.encoder if model else None)
+    again = profile.fold(once, run, model.encoder if model else None, admission)
 
     assert not again.changed.any()
     assert not again.counted.any()
     assert not again.repeated.any()
+    assert not again.limited.any()
     assert same_bits(again.rows, once)
 
 
@@ -139,9 +148,126 @@ def test_an_event_id_is_forgotten_after_as_many_others_as_a_row_remembers() -> N
     assert not forgotten.repeated[-1]
 
 
-@given(st.lists(st.tuples(st.sampled_from(strategies.KNOWN), st.floats(-1, 1, width=32)), max_size=20), st.randoms())
-def test_the_order_of_arrival_changes_the_sums_by_rounding_only(deeds: list[tuple[str, float]], random: object) -> None:
-    acts = [Act("anna", item, weight, START + step * DAY // 3) for step, (item, weight) in enumerate(deeds)]
+def test_an_id_is_looked_for_among_as_many_of_the_newest_as_asked_for() -> None:
+    ids = ["a", "b", "c", "b", "a", "a"]
+    run = run_of([like("anna", f"i{place}", event_id=name) for place, name in enumerate(ids)])
+
+    nothing = profile.fold(profile.empty(1), run, None, Admission(repeat_ids=0))
+    two = profile.fold(profile.empty(1), run, None, Admission(repeat_ids=2))
+
+    assert nothing.counted.all()
+    assert two.repeated.tolist() == [False, False, False, True, False, True]
+
+
+def test_an_id_that_was_noted_too_long_ago_counts_and_is_noted_again() -> None:
+    within, apart = 10, 11
+    arrivals = [0, within, apart, apart + within, 2 * apart + 1, within]  # a repeat does not renew the time
+    acts = [
+        like("anna", f"i{step}", event_id="e")._replace(arrived=START + 1000 * seconds)
+        for step, seconds in enumerate(arrivals)
+    ]
+
+    result = profile.fold(profile.empty(1), run_of(acts), None, Admission(repeat_seconds=within))
+
+    assert result.counted.tolist() == [True, False, True, False, True, True]
+    assert result.rows.recent_at[0, :4].tolist() == [START // 1000 + seconds for seconds in (0, 11, 23, 10)]
+
+
+def test_where_the_broker_tells_no_time_an_id_counts_once() -> None:
+    acts = [like("anna", "a1", event_id="e")._replace(arrived=0) for _ in range(2)]
+
+    result = profile.fold(profile.empty(1), run_of(acts), None, Admission(repeat_seconds=0))
+
+    assert result.repeated.tolist() == [False, True]
+
+
+def test_a_flood_counts_up_to_the_limit_and_the_next_second_counts_again() -> None:
+    arrivals = [0, 1, 2, 999, 1000, 999, 1001, 2000]  # the sixth comes late and counts with the second that has begun
+    acts = [
+        like("anna", f"i{step}", event_id=f"e{step}")._replace(arrived=START + millis)
+        for step, millis in enumerate(arrivals)
+    ]
+
+    result = profile.fold(profile.empty(1), run_of(acts), None, Admission(events_per_second=2))
+
+    assert result.limited.tolist() == [False, False, True, True, False, False, True, False]
+    assert result.counted.tolist() == (~result.limited).tolist()
+    assert result.rows.events.tolist() == [5]
+    assert result.rows.offset.tolist() == [7]
+    assert (result.rows.second.tolist(), result.rows.in_second.tolist()) == ([START // 1000 + 2], [1])
+
+
+def test_what_was_one_too_many_may_be_sent_again_and_a_repeat_takes_no_place() -> None:
+    ids, arrivals = ["a", "a", "b", "b"], [0, 1, 2, 1000]
+    acts = [
+        like("anna", f"i{step}", event_id=name)._replace(arrived=START + millis)
+        for step, (name, millis) in enumerate(zip(ids, arrivals, strict=True))
+    ]
+
+    one = profile.fold(profile.empty(1), run_of(acts), None, Admission(events_per_second=1))
+    two = profile.fold(profile.empty(1), run_of(acts), None, Admission(events_per_second=2))
+
+    assert (one.repeated.tolist(), one.limited.tolist()) == ([False, True, False, False], [False, False, True, False])
+    assert (two.repeated.tolist(), two.limited.tolist()) == ([False, True, False, True], [False] * 4)
+
+
+def test_one_users_flood_is_no_other_users() -> None:
+    run = run_of([like(user, "a1") for user in ("anna", "anna", "ben", "anna", "ben")])
+
+    result = profile.fold(profile.empty(2), run, None, Admission(events_per_second=1))
+
+    assert result.limited.tolist() == [False, True, False, True, True]
+
+
+def test_without_a_limit_a_row_counts_no_seconds() -> None:
+    rows = rows_after(None, *(like("anna", f"i{step}") for step in range(9)))
+
+    assert (rows.events.tolist(), rows.second.tolist(), rows.in_second.tolist()) == ([9], [0], [0])
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"repeat_ids": -1}, "repeat_ids"),
+        ({"repeat_ids": profile.RECENT_SIZE + 1}, "repeat_ids"),
+        ({"repeat_seconds": -0.5}, "repeat_seconds"),
+        ({"repeat_seconds": float("nan")}, "repeat_seconds"),
+        ({"events_per_second": -1}, "events_per_second"),
+    ],
+)
+def test_an_admission_that_cannot_be_kept_is_refused(change: dict[str, float], name: str) -> None:
+    with pytest.raises(SettingInvalid, match=name):
+        Admission(**change)  # type: ignore[arg-type]
+
+
+def test_a_row_begins_with_its_first_event_and_what_was_before_is_left_out() -> None:
+    acts = [
+        like("anna", "i1", event_id="e"),
+        dislike("anna", "i2"),
+        like("anna", "i3", event_id="e"),
+        view("anna", "i4"),
+    ]
+    row = profile.fold(profile.empty(1), run_of(acts[2:], first_offset=2), FIRST.encoder).rows
+    later = profile.fold(row, run_of([like("anna", "i5")], first_offset=9), FIRST.encoder).rows
+    described = profile.with_traits(later, [np.array([1], np.uint64)], np.array([3]))
+
+    assert profile.empty(1).begun.tolist() == [-1]
+    assert [each.begun.tolist() for each in (row, later, described)] == [[2]] * 3
+    assert profile.pack(row, 0) == [recompute(events_of(acts, "anna"), FIRST, begun=2)]
+    assert profile.pack(row, 0) == [recompute(events_of(acts[2:], "anna", 2), FIRST)]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(strategies.KNOWN), st.floats(-1, 1, width=32), st.booleans()), max_size=20),
+    st.randoms(),
+)
+def test_the_order_of_arrival_changes_the_sums_by_rounding_only(
+    deeds: list[tuple[str, float, bool]], random: object
+) -> None:
+    acts = [
+        Act("anna", item, weight, START + step * DAY // 3, f"e{step}", excludes)
+        for step, (item, weight, excludes) in enumerate(deeds)
+    ]
     mixed = acts.copy()
     random.shuffle(mixed)  # type: ignore[attr-defined]
 
@@ -152,7 +278,10 @@ def test_the_order_of_arrival_changes_the_sums_by_rounding_only(deeds: list[tupl
     most = len(acts) * float(np.abs(FIRST.encoder.item_vectors).max(initial=1))
     np.testing.assert_allclose(late.state, in_time.state, rtol=0, atol=4 * len(acts) * most * 2.0**-24)
     assert late.at.tolist() == in_time.at.tolist()
-    assert (late.liked.tolist(), late.disliked.tolist()) == (in_time.liked.tolist(), in_time.disliked.tolist())
+    for name in ("events", "liked", "disliked", "seen_count", "recent_count"):
+        assert getattr(late, name).tolist() == getattr(in_time, name).tolist()
+    for name in ("seen", "ring_item", "ring_weight", "ring_at"):
+        assert np.sort(getattr(late, name)).tolist() == np.sort(getattr(in_time, name)).tolist()
 
 
 def test_an_event_counts_half_after_a_half_life_and_a_late_one_as_if_it_had_come_in_time() -> None:
@@ -230,6 +359,7 @@ def test_times_that_a_row_cannot_hold_count_as_the_nearest_that_it_can(at: int) 
         ({"offset": np.array([3, 3], np.int64)}, "offsets"),
         ({"offset": np.array([3, 2], np.int64)}, "offsets"),
         ({"at": np.array([START], np.int64)}, "columns"),
+        ({"arrived": np.array([START], np.int64)}, "columns"),
         ({"users": ["anna", "ben"]}, "rows"),
     ],
 )
@@ -241,7 +371,7 @@ def test_a_run_that_would_spoil_a_row_stops_the_worker(change: dict[str, object]
 
 
 def many(count: int) -> list[Act]:
-    """More than a row remembers, each with its own id and time; every other item is known to no model."""
+    """More than a row remembers, each with its own id and times; every other item is known to no model."""
     return [
         Act(
             "anna",
@@ -249,6 +379,7 @@ def many(count: int) -> list[Act]:
             1.0 if number % 3 else -1.0,
             START + 1000 * number,
             f"event-{number}",
+            arrived=START + 700 * number,
         )
         for number in range(count)
     ]
@@ -346,29 +477,105 @@ def golden_row() -> bytes:
     return profile.pack(rows, partition=2)[0]
 
 
-def test_the_layout_is_the_one_on_disk() -> None:
-    expected = bytes.fromhex(GOLDEN.read_text())
+def on_disk(layout: int) -> bytes:
+    return bytes.fromhex((GOLDEN / f"row-v{layout}.hex").read_text())
 
+
+def read(*values: bytes | None) -> Rows:
+    return profile.unpack(values, 6, key_of("toy-1"))
+
+
+def test_the_layout_is_the_one_on_disk() -> None:
     row = golden_row()
 
-    assert row == expected, (
+    assert row == on_disk(profile.LAYOUT), (
         "rows on disk have this layout: a new one needs a new version byte and a way to read the old"
     )
 
 
-@pytest.mark.parametrize("cut", [0, 1, 71, 72, 100, -1])
+def test_a_row_of_layout_1_keeps_all_that_it_knew_and_is_written_anew_with_its_next_event() -> None:
+    now = read(golden_row())
+    nothing_new = dataclasses.replace(now, begun=np.array([-1]), recent_at=np.zeros_like(now.recent_at))
+
+    old = read(on_disk(1))
+    next_event = run_of([like("anna", "a3", event_id="next")], first_offset=3)
+    (row,) = profile.pack(profile.fold(old, next_event, toy_model().encoder).rows, partition=2)
+
+    assert same_bits(old, nothing_new)
+    assert row[0] == profile.LAYOUT == 2
+    assert row == profile.pack(profile.fold(nothing_new, next_event, toy_model().encoder).rows, partition=2)[0]
+    assert read(row).recent_at[0, :2].tolist() == [0, START // 1000]
+    assert read(row).events.tolist() == [4]
+
+
+def layout_1(ids: int, *, keys: int = 16, state: int = 0) -> bytes:
+    """A row of layout 1 whose user has sent events e0, e1, … and of which nothing else is kept."""
+    recent = [0] * min(ids, keys)
+    for number in range(ids):
+        recent[number % 16] = key_of(f"e{number}")
+    header = struct.pack("<BBHiQqqqqIIIIII", 1, 0, state, 0, 0, -1, ids, START, -1, 0, 0, 0, 0, ids, 0)
+    return header + bytes(4 * state) + struct.pack(f"<{len(recent)}Q", *recent)
+
+
+@pytest.mark.parametrize("ids", [0, 1, 15, 16, 17, 23, 24, 25, 39, 40, 41, 1000])
+def test_a_row_of_layout_1_remembers_its_16_ids_and_goes_on_to_24(ids: int) -> None:
+    old = read(layout_1(ids))
+    last = [f"e{number}" for number in range(max(0, ids - 16), ids)]
+    places = [0] * 24
+    for number in range(max(0, ids - 16), ids):
+        places[number % 24] = key_of(f"e{number}")
+    before = [f"e{ids - 17}"] if ids > 16 else []
+    fresh = [f"new{number}" for number in range(8)]
+
+    run = run_of([like("anna", "a1", event_id=name) for name in [*fresh, *last, *before]], first_offset=ids + 1)
+    result = profile.fold(old, run, None, Admission(repeat_seconds=0))
+
+    assert old.recent_count.tolist() == [ids]
+    assert old.recent[0].tolist() == places
+    assert result.repeated.tolist() == [False] * 8 + [True] * len(last) + [False] * len(before)
+
+
+def test_layouts_may_be_mixed() -> None:
+    values = [layout_1(20), None, golden_row(), on_disk(1), None, golden_row(), layout_1(3)]
+
+    together = read(*values)
+
+    for place, value in enumerate(values):
+        assert same_bits(profile.take(together, np.array([place])), read(value))
+
+
+def test_a_row_of_layout_1_may_hold_a_wider_state_than_a_new_one() -> None:
+    assert read(layout_1(20, state=382)).recent_count.tolist() == [20]
+    with pytest.raises(RowUnreadable, match="at most"):
+        read(layout_1(20, state=383))
+
+
+def test_a_row_of_layout_1_with_as_many_ids_as_a_new_one_holds_is_damaged() -> None:
+    with pytest.raises(RowUnreadable, match="bytes"):
+        read(layout_1(20, keys=20))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 71, 72, 87, 88, 100, -1])
 def test_a_truncated_row_is_refused(cut: int) -> None:
     row = golden_row()[:cut]
 
+    for place in (0, 1):
+        with pytest.raises(RowUnreadable, match="bytes"):
+            read(*[row, golden_row(), row][place : place + 2])
+
+
+@pytest.mark.parametrize("cut", [1, 71, 72, 100, -1])
+def test_a_truncated_row_of_layout_1_is_refused(cut: int) -> None:
     with pytest.raises(RowUnreadable, match="bytes"):
-        profile.unpack([golden_row(), row], 6, key_of("toy-1"))
+        read(golden_row(), on_disk(1)[:cut])
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("layout", 2, "layout 1"),
-        ("layout", 0, "layout 1"),
+        ("layout", 3, r"layouts \[2, 3\]; this release reads layouts \[1, 2\]"),
+        ("layout", 0, r"layouts \[0, 2\]"),
+        ("layout", 1, "bytes"),
         ("state", 7, "bytes"),
         ("state", 60_000, "at most"),
         ("traits", 2, "bytes"),
@@ -383,12 +590,12 @@ def test_a_damaged_header_is_refused(field: str, value: int, message: str) -> No
     row[: profile.HEADER.itemsize].view(profile.HEADER)[field] = value
 
     with pytest.raises(RowUnreadable, match=message):
-        profile.unpack([golden_row(), row.tobytes()], 6, key_of("toy-1"))
+        read(golden_row(), row.tobytes())
 
 
 def test_a_row_with_bytes_too_many_is_refused() -> None:
     with pytest.raises(RowUnreadable, match="bytes"):
-        profile.unpack([golden_row() + b"\0"], 6, key_of("toy-1"))
+        read(golden_row() + b"\0")
 
 
 def test_a_row_of_another_model_is_made_anew_from_its_ring() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,17 @@ POLICY = WeightPolicy()
 GOOD: dict[str, Any] = {"event_type": "like", "user_id": "u", "item_id": "i", "event_time": 1_714_566_600}
 
 
-def decode(*records_: tuple[bytes | None, bytes | None]) -> records.Decoded:
-    """The run of these (value, key), at offsets 100, 101, …"""
+def decode(
+    *records_: tuple[bytes | None, bytes | None],
+    timestamps: Sequence[int] | None = None,
+    origins: Sequence[str | None] | None = None,
+) -> records.Decoded:
+    """The run of these (value, key), at offsets 100, 101, …; at the broker at NOW unless told otherwise."""
     values = [value for value, _ in records_]
     keys = [key for _, key in records_]
-    return records.decode_interactions(values, keys, range(100, 100 + len(records_)), NOW, POLICY, DAY)
+    offsets = range(100, 100 + len(records_))
+    arrived = [NOW] * len(records_) if timestamps is None else timestamps
+    return records.decode_interactions(values, keys, offsets, arrived, NOW, POLICY, DAY, origins)
 
 
 def good(**changes: Any) -> tuple[bytes, bytes]:
@@ -111,10 +118,32 @@ def test_a_bad_record_leaves_its_neighbours_where_they_are() -> None:
     assert [(each.index, each.reason) for each in run.rejected] == [(1, "undecodable")]
 
 
+def test_each_event_has_the_time_at_which_the_broker_got_it() -> None:
+    run = decode(good(), (b"{", b"u"), good(), good(), timestamps=[NOW, 1, NOW + 5, -1])
+
+    assert run.interactions.arrived.tolist() == [NOW, NOW + 5, 0]  # a negative one says that the broker does not know
+    assert run.interactions.arrived.dtype == np.int64
+
+
+def test_an_origin_stands_for_the_id_of_an_event_that_has_none() -> None:
+    run = decode(
+        (b"{", b"u"),
+        good(event_id="e1"),
+        good(),
+        good(event_id=""),
+        good(),
+        origins=["o0", "o1", "o2", "o3", None],
+    )
+
+    assert run.interactions.event.tolist() == [key_of("e1"), key_of("o2"), key_of("o3"), 0]
+    assert run.event_ids == ["e1", None, None, None]
+
+
 def test_an_empty_run_has_empty_columns() -> None:
-    run = decode()
+    run = decode(origins=[])
 
     assert len(run.interactions) == 0
+    assert len(run.interactions.arrived) == 0
     assert run.interactions.at.dtype == np.int64
     assert run.rejected == []
 

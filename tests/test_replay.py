@@ -16,8 +16,9 @@ from streams import topics
 from streams.broker import EmbeddedBroker
 from streams.follower import Record
 from streams.offsets import true_ends
+from streams.placement import partition_of
 from streams.records import decode_interactions, decode_item, decode_user
-from streams.replay import Pause, Replayed, Speed, event_ids_of, partition_of, replay
+from streams.replay import Pause, Replayed, Speed, event_ids_of, replay
 from streams.settings import Settings
 from streams.topics import Topics
 
@@ -90,6 +91,7 @@ def test_everything_arrives_in_time_order_where_its_key_belongs(embedded_broker:
             [record.value for record in records],
             [record.key for record in records],
             [record.offset for record in records],
+            [record.timestamp for record in records],
             START + 10**9,
             settings.policy,
             0,

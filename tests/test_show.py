@@ -13,6 +13,7 @@ from efficientrec.errors import BrokerUnavailable
 from streams import show, topics
 from streams.broker import EmbeddedBroker, free_port
 from streams.outbox import KeyValue, Outbox
+from streams.placement import partition_of
 from streams.records import (
     SCHEMA_VERSION,
     ClusterWeight,
@@ -23,7 +24,6 @@ from streams.records import (
     Trigger,
     encode,
 )
-from streams.replay import partition_of
 from streams.settings import Settings
 from streams.show import Shown, last_list, render
 from streams.topics import Topics

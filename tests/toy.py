@@ -96,6 +96,8 @@ class Act(NamedTuple):
     at: int = START
     event_id: str | None = None
     excludes: bool = True
+    arrived: int = START
+    """When the broker got it."""
 
 
 def like(user: str, item: str, at: int = START, event_id: str | None = None) -> Act:
@@ -120,6 +122,7 @@ def run_of(acts: Sequence[Act], first_offset: int = 0, users: Sequence[str] | No
         item=keys_of([act.item for act in acts]),
         weight=np.array([act.weight for act in acts], np.float32),
         at=np.array([act.at for act in acts], np.int64),
+        arrived=np.array([act.arrived for act in acts], np.int64),
         offset=np.arange(first_offset, first_offset + len(acts), dtype=np.int64),
         event=np.array([key_of(act.event_id) if act.event_id else 0 for act in acts], np.uint64),
         excludes=np.array([act.excludes for act in acts], np.bool_),
@@ -129,7 +132,7 @@ def run_of(acts: Sequence[Act], first_offset: int = 0, users: Sequence[str] | No
 def events_of(acts: Sequence[Act], user: str, first_offset: int = 0) -> list[Event]:
     """The same acts as the log has them for one user: input of `recompute`."""
     return [
-        Event(offset, act.item, act.weight, act.at, act.event_id, act.excludes)
+        Event(offset, act.item, act.weight, act.at, act.event_id, act.excludes, act.arrived)
         for offset, act in enumerate(acts, first_offset)
         if act.user == user
     ]

@@ -32,6 +32,7 @@ def folded(
         item=keys_of(data.items)[data.item[event]],
         weight=data.weight[event],
         at=data.at[event],
+        arrived=np.zeros(len(user), np.int64),
         offset=np.arange(len(user), dtype=np.int64),
         event=np.zeros(len(user), np.uint64),
         excludes=np.ones(len(user), np.bool_),

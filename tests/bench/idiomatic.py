@@ -84,7 +84,7 @@ def create_idiomatic(task: Task) -> faust.App:
             message = event.message
             now = time.time_ns() // 1_000_000
             decoded = decode_interactions(
-                [event.value], [event.key], [message.offset], now, settings.policy, 86_400_000
+                [event.value], [event.key], [message.offset], [now], now, settings.policy, 86_400_000
             )
             before = profile.unpack([rows.get(event.key)], model.encoder.width, model.encoder.key)
             folded = profile.fold(before, decoded.interactions, model.encoder)
