@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ import rocksdict
 from faust.stores.base import Store
 from faust.types import TP, AppT, EventT
 
+from efficientrec.errors import StateUnwritable
+from streams.disk import OFFSET_KEY, Disk, Identity, Locked, open_or_start_empty
 from streams.transport import Run
 
 log = logging.getLogger(__name__)
 
-OFFSET_KEY = b"\xffoffset"  # user ids are UTF-8, in which this byte never occurs
 LOCK_RETRIES = 60
 LOCK_RETRY_SECONDS = 0.5  # another worker of this machine may still be closing the partition
 
@@ -32,16 +32,24 @@ LOCK_RETRY_SECONDS = 0.5  # another worker of this machine may still be closing 
 class RowStore(Store[bytes, bytes]):
     """One RocksDB per partition: user id → row."""
 
-    def __init__(self, table: ProfileTable, directory: Path, cache_bytes: int) -> None:
+    def __init__(
+        self, table: ProfileTable, directory: Path, cache_bytes: int, claim: Callable[[int], Awaitable[int | None]]
+    ) -> None:
+        """claim: makes this worker the only writer of the partition's changelog, and returns the offset of the fence
+        record that it has just appended there; None where it keeps a mere copy, for the case that the writer dies."""
         super().__init__("rocksdb://", table.app, table, table_name=table.name)
         self.directory = directory
+        self.ends: dict[int, int] = {}
+        """Partition → offset after its fence, up to which the changelog has to be read: nobody else appends to it."""
+        self._claim = claim
+        self._changelog: str = table.changelog_topic.get_topic_name()
+        self._partitions: int = table.partitions
         self._cache = rocksdict.Cache(cache_bytes)
-        self._open: dict[int, rocksdict.Rdict] = {}
+        self._open: dict[int, Disk] = {}
 
     def read(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of these keys in one multi-get, None where there is none."""
-        values: list[bytes | None] = self._db(partition).get(list(keys))
-        return values
+        return self._disk(partition).read(keys)
 
     def write(self, partition: int, rows: Iterable[tuple[bytes, bytes | None]], changelog_offset: int) -> None:
         """Rows (None deletes) and the changelog offset that they reach up to, all or nothing."""
@@ -52,13 +60,10 @@ class RowStore(Store[bytes, bytes]):
             else:
                 batch.put(key, value)
         batch.put(OFFSET_KEY, str(changelog_offset).encode())
-        self._db(partition).write(batch)
+        self._disk(partition).write(batch)
 
     def reset_state(self) -> None:
-        """Forgets the disk; the changelog has everything."""
-        for partition in list(self._open):
-            self._close(partition)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        raise NotImplementedError("nothing here deletes rows: move the folder away; the changelog has everything")
 
     async def backup_partition(self, tp: TP | int, flush: bool = True, purge: bool = False, keep: int = 1) -> None:
         raise NotImplementedError("the changelog topic is the backup")
@@ -66,54 +71,68 @@ class RowStore(Store[bytes, bytes]):
     def restore_backup(self, tp: TP | int, latest: bool = True, backup_id: int = 0) -> None:
         raise NotImplementedError("the changelog topic is the backup")
 
-    def persisted_offset(self, tp: TP) -> int | None:
-        offset = self._db(tp.partition).get(OFFSET_KEY)
-        return None if offset is None else int(offset)
+    def persisted_offset(self, tp: TP) -> int:
+        """-1 for an empty disk: for None, Faust would go on from where the one that was put aside had been."""
+        offset = self._disk(tp.partition).offset()
+        return -1 if offset is None else offset
 
     def apply_changelog_batch(
         self, batch: Iterable[EventT], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]
     ) -> None:
         """Recovery: runs of changelog records, each into one WriteBatch."""
-        for event in batch:
-            run: Run = event.message.value
-            rows = {record.key: record.value for record in run.records if record.key is not None}
-            self.write(run.partition, rows.items(), run.records[-1].offset)
+        try:
+            for event in batch:
+                run: Run = event.message.value
+                rows = {record.key: record.value for record in run.records if record.key is not None}
+                self.write(run.partition, rows.items(), run.records[-1].offset)
+        except Exception as error:
+            self.app.add_future(self.app.crash(error))  # Faust's recovery would log a warning and go on without them
+            raise
 
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
-        changelog = self.table.changelog_topic.get_topic_name()
-        for tp in revoked:
-            if tp.topic == changelog:
-                self._close(tp.partition)
-        for tp in newly_assigned:
-            if tp.topic == changelog:
-                await self._open_when_free(tp.partition)
+        """Claims what is assigned, opens it, and starts empty where the disk is not a copy of the changelog.
 
-    async def _open_when_free(self, partition: int) -> None:
-        for attempt in range(LOCK_RETRIES):
+        Claimed is also what was here before: another worker may have held it between two generations.
+        """
+        for partition in self._partitions_of(revoked):
+            self._close(partition)
+        mine = self._partitions_of(assigned)
+        fences = await asyncio.gather(*(self._claim(partition) for partition in mine))
+        self.ends = {partition: fence + 1 for partition, fence in zip(mine, fences, strict=True) if fence is not None}
+        for partition, fence in zip(mine, fences, strict=True):
+            if partition not in self._open:
+                self._open[partition] = await self._opened_when_free(partition)
+            offset = self._open[partition].offset()
+            if offset is not None and fence is not None and offset >= fence:
+                disk = self._open.pop(partition)
+                disk.put_aside(
+                    f"at offset {offset} of a changelog that ends with {fence}: the topic was truncated or made anew"
+                )
+                self._open[partition] = await self._opened_when_free(partition)
+
+    def _partitions_of(self, tps: set[TP]) -> list[int]:
+        return sorted(tp.partition for tp in tps if tp.topic == self._changelog)
+
+    async def _opened_when_free(self, partition: int) -> Disk:
+        folder = self.directory / f"partition-{partition}"
+        identity = Identity(changelog=self._changelog, partition=partition, partitions=self._partitions)
+        for _ in range(LOCK_RETRIES):
             try:
-                self._open[partition] = self._opened(partition)
-                return
-            except Exception as error:  # rocksdict raises bare exceptions
-                if "lock" not in str(error).lower() or attempt + 1 == LOCK_RETRIES:
-                    raise
-                log.info("partition is still open elsewhere", extra={"partition": partition})
+                return open_or_start_empty(folder, identity, self._options())
+            except Locked:
+                log.info("%s is still open elsewhere", folder)
                 await asyncio.sleep(LOCK_RETRY_SECONDS)
+        raise StateUnwritable(
+            f"{folder} has been open in another process for {LOCK_RETRIES * LOCK_RETRY_SECONDS:g} s: give each worker "
+            "an EFFICIENTREC_STATE_DIR of its own"
+        )
 
-    def _db(self, partition: int) -> rocksdict.Rdict:
-        db = self._open.get(partition)
-        assert db is not None, f"partition {partition} is not open here; open are {sorted(self._open)}"
-        return db
-
-    def _opened(self, partition: int) -> rocksdict.Rdict:
-        path = self.directory / f"partition-{partition}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        db = rocksdict.Rdict(str(path), self._options())
-        unlogged = rocksdict.WriteOptions()
-        unlogged.disable_wal = True
-        db.set_write_options(unlogged)
-        return db
+    def _disk(self, partition: int) -> Disk:
+        disk = self._open.get(partition)
+        assert disk is not None, f"partition {partition} is not open here; open are {sorted(self._open)}"
+        return disk
 
     def _options(self) -> rocksdict.Options:
         """Small explicit limits: RocksDB's defaults take gigabytes a partition."""
@@ -123,6 +142,7 @@ class RowStore(Store[bytes, bytes]):
         blocks.set_cache_index_and_filter_blocks(True)
         options = rocksdict.Options(raw_mode=True)
         options.create_if_missing(True)
+        options.set_paranoid_checks(True)  # at opening every file is there in its full size; blocks have checksums
         options.set_block_based_table_factory(blocks)
         options.set_write_buffer_size(16 * 1024 * 1024)
         options.set_max_write_buffer_number(2)
@@ -131,10 +151,9 @@ class RowStore(Store[bytes, bytes]):
         return options
 
     def _close(self, partition: int) -> None:
-        db = self._open.pop(partition, None)
-        if db is not None:
-            db.flush()  # without a write-ahead log this is what keeps a clean stop from costing a recovery
-            db.close()
+        disk = self._open.pop(partition, None)
+        if disk is not None:
+            disk.close()
 
     async def on_stop(self) -> None:
         for partition in list(self._open):
@@ -144,7 +163,17 @@ class RowStore(Store[bytes, bytes]):
 class ProfileTable(faust.Table[bytes, bytes]):
     """The table of profiles: Faust restores it from its changelog, the worker reads and writes it through `store`."""
 
-    def __init__(self, app: AppT, *, name: str, partitions: int, directory: Path, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        app: AppT,
+        *,
+        name: str,
+        partitions: int,
+        directory: Path,
+        cache_bytes: int,
+        claim: Callable[[int], Awaitable[int | None]],
+    ) -> None:
+        self._claim = claim
         self._directory, self._cache_bytes = directory, cache_bytes
         changelog = app.topic(
             f"{app.conf.id}-{name}-changelog",
@@ -172,7 +201,7 @@ class ProfileTable(faust.Table[bytes, bytes]):
     @property
     def store(self) -> RowStore:
         if self._store_of_rows is None:
-            self._store_of_rows = RowStore(self, self._directory, self._cache_bytes)
+            self._store_of_rows = RowStore(self, self._directory, self._cache_bytes, self._claim)
         return self._store_of_rows
 
     @property
@@ -186,4 +215,5 @@ class ProfileTable(faust.Table[bytes, bytes]):
             "partitions": self.partitions,
             "directory": self._directory,
             "cache_bytes": self._cache_bytes,
+            "claim": self._claim,
         }
