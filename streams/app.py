@@ -11,7 +11,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,31 +19,37 @@ import faust
 from faust.types import TP
 from yarl import URL
 
+from efficientrec.errors import PartitionsDisputed
 from efficientrec.warm import warm
 from streams.catalogue import Catalogue
 from streams.exposition import exposed
 from streams.follower import Follower
 from streams.metrics import WorkerMetrics
 from streams.outbox import Outbox
+from streams.progress import PROGRESS_KEY, Progress
 from streams.settings import Settings
 from streams.slot import ModelSlot
 from streams.table import ProfileTable
 from streams.topics import TABLE, Topics, check
-from streams.transport import Run, Transport
+from streams.transport import Consumer, Run, Transport
+from streams.wire import KafkaWire
 from streams.worker import Loop
+from streams.writer import Writers
 
 log = logging.getLogger(__name__)
 
 LAG_SECONDS = 1.0
+REFUSED_SESSIONS_MAX = 3
+"""Session timeouts for which a worker may be refused as a partition's writer: by then the group has dealt again."""
 STREAM_RUNS_MAX = 16  # runs that wait in memory: a few thousand records each
 
 
-async def run(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT; raises what made it stop otherwise."""
+async def run(settings: Settings, reached: Callable[[str], None] = lambda step: None) -> None:
+    """Serves until SIGTERM or SIGINT; raises what made it stop otherwise. reached: see `Loop`."""
     await check(settings)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     await asyncio.to_thread(warm)  # before the group counts on this worker's heartbeats
-    app = create_app(settings)
+    app = create_app(settings, reached)
     asked_to_stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, asked_to_stop.set)
@@ -54,6 +60,7 @@ async def run(settings: Settings) -> None:
             await ends[0]
             await asyncio.wait(ends[1:], return_when=asyncio.FIRST_COMPLETED)
     finally:
+        app.leave()
         await app.stop()
         for end in ends:
             end.cancel()
@@ -63,13 +70,24 @@ async def run(settings: Settings) -> None:
 
 
 class Services:
-    """Producer, model slot, catalogue, metrics."""
+    """Writers, producer, model slot, catalogue, metrics."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, alive: Callable[[], bool]) -> None:
         topics = Topics.of(settings)
         servers = settings.bootstrap_servers
         self._settings = settings
         self.metrics = WorkerMetrics(settings.policy.rules)
+        # An answer that takes longer than a session comes too late: by then the partition may be somebody else's.
+        self._wire = KafkaWire(servers, settings.session_timeout_seconds, [topics.changelog, topics.lists])
+        self.writers = Writers(
+            self._wire,
+            topics.changelog,
+            topics.changelog,
+            fences=settings.fencing == "on",
+            alive=alive,
+            clock=now_ms,
+            failed=self.metrics.send_failures.inc,
+        )
         self.outbox = Outbox(servers, settings.request_timeout_seconds)
         self.slot = ModelSlot(settings.models_dir, settings.list_size, self.metrics)
         self.catalogue = Catalogue()
@@ -84,6 +102,8 @@ class Services:
         """Returns when catalogue and model are those of the topics, so that the first run is served by them."""
         where = (self._settings.metrics_host, self._settings.metrics_port, "EFFICIENTREC_METRICS_PORT")
         self._exposition.enter_context(exposed(self.metrics.registry, *where))
+        await self._wire.start()
+        await self.writers.check(self._settings.broker_wait_seconds)
         await self.outbox.start()
         self._tasks = [asyncio.create_task(follower.run()) for follower in self._followers]
         caught_up = [asyncio.create_task(follower.caught_up()) for follower in self._followers]
@@ -103,6 +123,7 @@ class Services:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.outbox.stop()
+        await self._wire.stop()
         self._exposition.close()
 
 
@@ -111,7 +132,10 @@ class App(faust.App):
 
     run_events_max: int
     fetch_wait_seconds: float
+    sources: Sequence[str]
+    """Topics whose records rows are made of, as Progress names them."""
     services: Services
+    table: ProfileTable
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
@@ -125,9 +149,38 @@ class App(faust.App):
         await super().on_shutdown()
         await self.services.stop()
 
+    def leave(self) -> None:
+        """Partitions are about to be given back: nobody waits any longer for a broker that does not answer."""
+        self.services.writers.leave()
 
-def create_app(settings: Settings) -> App:
-    """The worker as a Faust app, ready to start. Importing this module starts nothing."""
+    def is_alive(self) -> bool:
+        """Whether the group has heard from this worker within its session timeout."""
+        consumer: Consumer = self.consumer
+        return consumer.is_alive()
+
+    async def claim(self, partition: int) -> int | None:
+        """Makes this worker the only writer of a partition that it serves: the offset of the fence in the changelog.
+        None for a partition of which it only keeps a copy, for the case that its worker dies."""
+        changelog = self.table.changelog_topic.get_topic_name()
+        if TP(changelog, partition) not in self.assignor.assigned_actives():
+            return None
+        return await self.services.writers.claim(partition, self.consumer_generation_id)
+
+    def progress(self) -> dict[TP, int]:
+        """How far the rows of each partition have got with each source; where nothing has happened yet it is left
+        out."""
+        found = {}
+        for partition in self.table.store.ends:
+            (stored,) = self.table.store.read(partition, [PROGRESS_KEY])
+            progress = Progress.from_bytes(stored)
+            for topic, offset in zip(self.sources, (progress.interactions, progress.users), strict=True):
+                if stored is not None:
+                    found[TP(topic, partition)] = offset
+        return found
+
+
+def create_app(settings: Settings, reached: Callable[[str], None] = lambda step: None) -> App:
+    """The worker as a Faust app, ready to start. Importing this module starts nothing. reached: see `Loop`."""
     topics = Topics.of(settings)
     app = App(
         settings.group,
@@ -146,20 +199,33 @@ def create_app(settings: Settings) -> App:
         stream_buffer_maxsize=STREAM_RUNS_MAX,
         stream_wait_empty=True,  # what was begun is finished before a partition is given back
         stream_recovery_delay=0.0,
+        table_standby_replicas=1,  # where there are several workers: another one keeps a copy and takes over at once
         worker_redirect_stdouts=False,
     )
     app.run_events_max = settings.run_events_max
     app.fetch_wait_seconds = settings.fetch_wait_seconds
-    app.services = services = Services(settings)
-    table = ProfileTable(
+    app.sources = (topics.interactions, topics.users)
+    app.services = services = Services(settings, app.is_alive)
+    app.table = table = ProfileTable(
         app,
         name=TABLE,
         partitions=settings.partitions,
         directory=settings.state_dir,
         cache_bytes=settings.block_cache_bytes,
+        claim=app.claim,
     )
     app.tables.add(table)
-    loop = Loop(settings, table.store, services.outbox, services.slot, services.catalogue, services.metrics, _now_ms)
+    loop = Loop(
+        settings,
+        table.store,
+        services.writers,
+        services.outbox,
+        services.slot,
+        services.catalogue,
+        services.metrics,
+        now_ms,
+        reached,
+    )
 
     async def drain(runs: AsyncIterator[Run], handle: Callable[[Run], Awaitable[None]]) -> None:
         async for run in runs:
@@ -187,7 +253,7 @@ def create_app(settings: Settings) -> App:
     @app.timer(interval=LAG_SECONDS)
     async def lag() -> None:
         consumer, gauge = app.consumer, services.metrics.lag
-        mine = {tp for tp in consumer.assignment() if tp.topic in (topics.interactions, topics.users)}
+        mine = {tp for tp in consumer.assignment() if tp.topic in app.sources}
         for tp in mine:
             done = loop.handled.get((tp.topic, tp.partition), consumer._committed_offset.get(tp) or 0)
             gauge.labels(tp.topic, tp.partition).set(max(0, (consumer.highwater(tp) or 0) - done))
@@ -195,6 +261,11 @@ def create_app(settings: Settings) -> App:
             gauge.remove(tp.topic, tp.partition)
         reported.clear()
         reported.update(mine)
+        if services.writers.lost_for() > REFUSED_SESSIONS_MAX * settings.session_timeout_seconds:
+            raise PartitionsDisputed(
+                "another worker has claimed a partition that the group says is ours; expected one worker for each: is "
+                f"there another installation with EFFICIENTREC_GROUP={settings.group}?"
+            )
 
     @app.on_partitions_assigned.connect
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:
@@ -207,5 +278,5 @@ def create_app(settings: Settings) -> App:
     return app
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
     return time.time_ns() // 1_000_000

@@ -99,6 +99,7 @@ def broker(
 
     with EmbeddedBroker(port, host=host) as running:
         console.print(f"The broker answers on {running.address}; Ctrl-C stops it and forgets what it holds.")
+        console.print("It has no producer ids, so workers need EFFICIENTREC_FENCING=off.")
         running.wait()
 
 
@@ -183,6 +184,24 @@ def recommend(
     settings = _settings(config)
     asyncio.run(topics.check(settings))
     console.print(render(asyncio.run(last_list(settings, user))))
+
+
+@app.command()
+def erase(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until it is done everywhere.", min=1)] = 60,
+    config: Config = None,
+) -> None:
+    """Erase a user: profile, list, and the trainer's log; tell when each is done.
+
+    Example: efficientrec erase 42
+    """
+    from streams.erase import erase
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    asyncio.run(erase(_settings(config), user, timeout, tell))
 
 
 @app.command()

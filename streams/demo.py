@@ -119,6 +119,7 @@ def _environ(dataset: Dataset, folder: Path, address: str) -> dict[str, str]:
         "HEARTBEAT_INTERVAL_SECONDS": "2",
         "PARTITIONS": "4",  # the embedded broker looks at each of them at every fetch
         "FETCH_WAIT_SECONDS": "0.03",
+        "FENCING": "off",  # the embedded broker has no producer ids
         "METRICS_PORT": str(free_port()),
         "TRAINER_METRICS_PORT": str(free_port()),
         "TRAIN_FIRST_EVENTS": str(max(1, int(len(dataset) * FIRST_TRAINING))),

@@ -4,6 +4,11 @@
 
 A file is whole or absent: it is written under another name, forced to disk, and renamed. The names alone say up to
 which offset the log reaches, so a trainer that starts again goes on at the next one and nothing is lost or repeated.
+
+Users can be erased. An erasure is a user and a moment: it takes the user's interactions that arrived up to then, those
+of the same millisecond included, and leaves later ones, so it may be repeated at any time. A file is written anew
+without them under its old name, which says that its offsets are not to be read again, even when it is left empty.
+
 Knows files and columns. Knows nothing of Kafka beyond partitions and offsets, nor of what is learnt.
 """
 
@@ -16,6 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -48,12 +54,15 @@ SCHEMA = pa.schema(
         ("excludes", pa.bool_()),
         ("event_id", pa.string()),  # null where the producer gave none
         ("event_key", pa.uint64()),  # key_of the event's id; 0 where there is none
+        ("arrived_ms", pa.int64()),  # when the broker got it, milliseconds since 1970; null in files of older releases
     ]
 )
 _READ = ("at_ms", "user_id", "item_id", "event_type", "value", "weight", "excludes", "event_key")
 _NAME = re.compile(r"(\d{20})-(\d{20})\.parquet")
 _FOLDER = re.compile(r"partition=(\d+)")
 _PARTIAL = ".partial"
+
+NOBODY: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,7 @@ class Segment:
 class InteractionLog:
     """The log while it is being written: by one process at a time, which holds it from `__init__` to `close`.
 
-    `add` collects, `flush` makes durable. Not for use from two threads at once.
+    `add` collects, `flush` makes durable, `erase` takes users out of everything. Not for use from two threads at once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,13 +120,7 @@ class InteractionLog:
         self._pending: dict[int, _Pending] = {}
         self._segments: dict[int, list[tuple[Segment, int]]] = {}
         try:
-            for path in folder.glob(f"partition=*/*{_PARTIAL}"):
-                path.unlink()
-            segments, leftovers = _segments(folder)
-            for leftover in leftovers:  # merged into a larger file, but not removed before the crash
-                leftover.path.unlink()
-            for segment in segments:
-                self._segments.setdefault(segment.partition, []).append((segment, _rows(segment.path)))
+            self._take_stock()
         except BaseException:
             self.close()
             raise
@@ -155,17 +158,49 @@ class InteractionLog:
         if rows.num_rows:
             pending.batches.append(rows)
 
-    def flush(self) -> None:
-        """Makes everything durable. A stretch of nothing but refused records waits for the next good one: read again
-        after a crash, it changes nothing, and so nobody writes empty files."""
+    def flush(self, erased: Mapping[str, int] = NOBODY) -> None:
+        """Makes everything durable but what `erased` (user → moment) takes of it.
+
+        A stretch of nothing but refused records waits for the next good one: read again after a crash, it changes
+        nothing, and so nobody writes empty files. Not so while users are being erased: that is done when these offsets
+        are not read again."""
         for partition, pending in list(self._pending.items()):
-            if not pending.batches:
+            if not pending.batches and not erased:
                 continue
-            table = pa.Table.from_batches(pending.batches, SCHEMA)
+            table = _without(pa.Table.from_batches(pending.batches, SCHEMA), erased)
             segment = self._write(partition, pending.first, pending.last, table)
             del self._pending[partition]
-            self._segments.setdefault(partition, []).append((segment, pending.rows))
+            self._segments.setdefault(partition, []).append((segment, table.num_rows))
             self._merge(partition)
+
+    def erase(self, erased: Mapping[str, int]) -> None:
+        """Does what `flush` does, and takes them out of every file, too; files without them are not touched.
+
+        Files change one by one. After a crash some are without the users and some not, and nothing else is missing:
+        it is done when it has returned.
+        """
+        self.flush(erased)
+        self._take_stock()
+        users = pa.array(erased, pa.string())
+        for partition, segments in self._segments.items():
+            for place, (segment, _) in enumerate(segments):
+                if not pc.any(pc.is_in(_read(segment.path, ["user_id"])["user_id"], value_set=users)).as_py():
+                    continue
+                before = _read(segment.path, SCHEMA.names)
+                after = _without(before, erased)
+                if after.num_rows < before.num_rows:
+                    segments[place] = (self._write(partition, segment.first, segment.last, after), after.num_rows)
+
+    def _take_stock(self) -> None:
+        """Which files there are; what a crash or a full disk left beside them is removed."""
+        for path in self.folder.glob(f"partition=*/*{_PARTIAL}"):
+            path.unlink()
+        segments, leftovers = _segments(self.folder)
+        for leftover in leftovers:  # merged into a larger file, but not removed before the crash
+            leftover.path.unlink()
+        self._segments = {}
+        for segment in segments:
+            self._segments.setdefault(segment.partition, []).append((segment, _rows(segment.path)))
 
     def _write(self, partition: int, first: int, last: int, table: pa.Table) -> Segment:
         """One file. After a crash before the rename it is not there, after it it is whole."""
@@ -223,6 +258,7 @@ def rows_of(decoded: Decoded, values: Sequence[bytes | None]) -> pa.RecordBatch:
             pa.array(run.excludes),
             pa.array(decoded.event_ids, pa.string()),
             pa.array(run.event),
+            pa.array(run.arrived),
         ],
         schema=SCHEMA,
     )
@@ -329,9 +365,19 @@ def _segments(folder: Path) -> tuple[list[Segment], list[Segment]]:
     return segments, leftovers
 
 
+def _without(rows: pa.Table, erased: Mapping[str, int]) -> pa.Table:
+    """The rows that `erased` (user → moment) leaves; those that do not say when they arrived came before any moment."""
+    if not erased:
+        return rows
+    place = pc.index_in(rows["user_id"], value_set=pa.array(erased, pa.string()))
+    until = pc.take(pa.array(erased.values(), pa.int64()), place)  # null for everyone else
+    gone = pc.less_equal(pc.fill_null(rows["arrived_ms"], -1), until)
+    return rows.filter(pc.invert(pc.fill_null(gone, False)))
+
+
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
-        return pq.read_table(path, columns=list(columns), partitioning=None)
+        return pq.read_table(path, columns=list(columns), schema=SCHEMA, partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
 

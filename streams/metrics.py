@@ -15,7 +15,7 @@ LATENCY_BUCKETS = (
     *(30, 60, 300),  # a rebalance can outlast ten seconds, an outage minutes
 )
 STAGES = ("decode", "read", "fold", "recommend", "encode", "send", "write")
-OUTCOMES = ("applied", "repeated", "replayed", "invalid")
+OUTCOMES = ("applied", "repeated", "limited", "replayed", "invalid")
 SWAPS = ("installed", "refused")
 
 
@@ -27,7 +27,8 @@ class WorkerMetrics:
         self.events = Counter(
             "efficientrec_events",
             "Interactions by what became of them: applied; repeated by the producer under the same event id; "
-            "replayed after a restart and skipped; invalid and set aside.",
+            "limited, beyond what a user may send in a second; replayed after a restart and skipped; invalid and set "
+            "aside.",
             ["event_type", "outcome"],
             registry=registry,
         )
@@ -61,7 +62,17 @@ class WorkerMetrics:
         )
         self.send_failures = Counter(
             "efficientrec_send_failures",
-            "Runs whose changelog rows or lists were not acknowledged, and which are tried again.",
+            "Attempts to append changelog rows, lists or dead letters that failed, and are made again.",
+            registry=registry,
+        )
+        self.abandoned = Counter(
+            "efficientrec_runs_abandoned",
+            "Runs left alone because their partition had gone to another worker, or was about to.",
+            registry=registry,
+        )
+        self.misplaced = Counter(
+            "efficientrec_key_partition_mismatches",
+            "Interactions on another partition than murmur2 of their key points to; warned about or forwarded.",
             registry=registry,
         )
         self.lag = Gauge(

@@ -1,4 +1,5 @@
-"""Sends what a run produced: whole producer batches with explicit partitions, acknowledged by every in-sync replica."""
+"""Sends records that anybody may send: whole batches with explicit partitions, or one by one, acknowledged by every
+in-sync replica."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class Pending:
 
 
 class Outbox:
-    """One producer for changelog, lists and dead letters."""
+    """One producer for records that need no writer of their own (writer.py): dead letters, events, releases."""
 
     def __init__(self, bootstrap_servers: Sequence[str], request_timeout_seconds: float) -> None:
         self._servers = list(bootstrap_servers)
@@ -71,8 +72,11 @@ class Outbox:
             pending.add(await self._producer.send_batch(batch, topic, partition=partition), batch.record_count())
         return pending
 
-    async def send_one(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Pending:
+    async def send_one(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None = None
+    ) -> Pending:
         """One record with headers, to the partition of its key."""
         pending = Pending()
-        pending.add(await self._producer.send(topic, value, key=key, headers=list(headers)), 1)
+        sent = await self._producer.send(topic, value, key=key, headers=list(headers), timestamp_ms=timestamp_ms)
+        pending.add(sent, 1)
         return pending

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from efficientrec.errors import SettingInvalid
-from efficientrec.interactions import RULES, Rule, WeightPolicy
+from efficientrec.interactions import REPEAT_IDS_MAX, RULES, Admission, Rule, WeightPolicy
 
 PREFIX = "EFFICIENTREC_"
 CONFIG = PREFIX + "CONFIG"
@@ -104,6 +104,27 @@ class Settings:
     popularity_half_life_seconds: float = _number(7 * DAY, least=1)
     """Age at which an interaction counts half for an item's popularity. A week: what is popular changes faster than
     taste."""
+
+    repeat_ids: int = _number(REPEAT_IDS_MAX, least=0, most=REPEAT_IDS_MAX)
+    """How many of a user's newest event ids are remembered: an event that comes again under one of them is a producer's
+    retry, and counts once. 0 counts every event."""
+
+    repeat_seconds: float = _number(DAY, least=0)
+    """How long an event id is remembered, by the times at which the broker got the events. One day: retries come within
+    minutes, a batch that is run again within a day."""
+
+    user_events_per_second: int = _number(0, least=0, most=1_000_000)
+    """Most interactions of one user within a second that count; what goes beyond is passed over and counted as limited.
+    0 sets no limit."""
+
+    wrong_partition: str = _text("warn", pattern="warn|forward", expected="warn or forward")
+    """What to do with interactions that lie on another partition than murmur2 of their key points to: warn, and serve
+    their users there; or forward them once to where they belong. Right is `warn` if all producers, of users as well,
+    place keys alike, and `forward` if only some differ."""
+
+    fencing: str = _text("on", pattern="on|off", expected="on or off")
+    """Whether a worker that has lost a partition is kept from writing to it by the broker, which needs producer ids, as
+    Apache Kafka has them. The embedded broker has none: `off` there."""
 
     block_cache_bytes: int = _number(64 * MEBIBYTE, least=MEBIBYTE)
     """Memory for RocksDB blocks, shared by all partitions of a worker. RocksDB's own default would be 2 GiB for each
@@ -212,6 +233,11 @@ class Settings:
             server = part.strip().removeprefix("kafka://")
             servers.append(server if ":" in server else f"{server}:9092")
         return servers
+
+    @cached_property
+    def admission(self) -> Admission:
+        """Which of a user's events count."""
+        return Admission(self.repeat_ids, self.repeat_seconds, self.user_events_per_second)
 
     @cached_property
     def policy(self) -> WeightPolicy:

@@ -21,6 +21,8 @@ from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
+NULLS_KEPT_MS = 7 * 86_400_000
+"""How long a null stays in a compacted topic: the longest time that a worker's disk or a trainer may be away."""
 TABLE = "profiles"
 """The worker's table; its changelog's name follows from it."""
 
@@ -94,7 +96,7 @@ async def create(settings: Settings) -> list[str]:
                     topic.name,
                     topic.partitions,
                     settings.replication_factor,
-                    topic_configs={"cleanup.policy": topic.cleanup},
+                    topic_configs=_configs(topic, settings.replication_factor),
                 )
                 for topic in missing
             ]
@@ -109,6 +111,17 @@ async def create(settings: Settings) -> list[str]:
             raise TopicMismatch("\n".join(refused))
         await _listed(admin, created, settings.request_timeout_seconds)
         return created
+
+
+def _configs(topic: Topic, copies: int) -> dict[str, str]:
+    """What differs from Kafka's defaults. It keeps nulls for a day, and may drop one as soon as the user is described
+    anew; whoever is away longer would never learn of an erasure."""
+    configs = {"cleanup.policy": topic.cleanup}
+    if topic.cleanup == "compact":
+        configs["delete.retention.ms"] = configs["min.compaction.lag.ms"] = str(NULLS_KEPT_MS)
+    if copies >= 3:
+        configs["min.insync.replicas"] = "2"  # one broker may be away, and what is acknowledged is on two
+    return configs
 
 
 async def check(settings: Settings) -> None:

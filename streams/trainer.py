@@ -2,6 +2,7 @@
 
 1. *Log.* Interactions of all partitions go to disk; the log's own offsets say where to go on, so a restart neither
    loses nor repeats any. Offsets are committed only afterwards, and only so that the lag can be seen.
+   Users that the users topic erases leave the log within seconds; the offset that is committed there says how far.
 2. *Learn.* When enough is new, a process of its own trains and judges (learning.py); the log goes on beside it.
 3. *Release.* A model that may serve is announced on the releases topic, and artifacts that nobody needs any more go.
 
@@ -19,7 +20,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -35,12 +36,14 @@ from prometheus_client import CollectorRegistry
 from efficientrec import artifact
 from efficientrec.errors import RecordInvalid, SettingInvalid
 from streams import topics
+from streams.aside import origin_of
+from streams.erasures import Erasures, reach
 from streams.exposition import exposed
 from streams.features import described, feature_texts
 from streams.follower import Follower, Record
 from streams.learning import ItemAbout, Job, Line, Outcome, Report, Step
 from streams.log import INTERACTIONS_MAX, InteractionLog, rows_of
-from streams.offsets import true_ends
+from streams.offsets import end_offsets, true_ends
 from streams.outbox import Outbox
 from streams.records import (
     RELEASE_KEY,
@@ -106,6 +109,7 @@ class Trainer:
         self._tried_at = 0
         self._again_at: int | None = None
         """When to train once more although nothing is new, since the last one failed."""
+        self._erasures = Erasures({})
         self._committed: Mapping[TopicPartition, OffsetAndMetadata] = {}
 
     async def run(self) -> None:
@@ -144,21 +148,23 @@ class Trainer:
             while True:
                 try:
                     async with _consumer(self._settings) as consumer:
-                        await self._seek(consumer, interactions)
+                        users_ends = await self._seek(consumer, interactions)
                         while True:
                             await self._log_some(consumer, interactions)
                             is_free = training is None or training.done()
-                            if is_free and ready.done() and self._is_due(interactions):
+                            is_ready = ready.done() and reach(await _positions(consumer, users_ends), users_ends)
+                            if is_free and is_ready and self._is_due(interactions):
                                 training = tasks.create_task(self._train(interactions.offsets, interactions.rows))
                 except (KafkaError, OSError) as error:
                     log.warning("reading interactions again after: %r", error)
                     await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _seek(self, consumer: Consumer, interactions: InteractionLog) -> None:
-        """To where the log ends, partition by partition."""
-        partitions = [TopicPartition(self._topics.interactions, n) for n in range(self._settings.partitions)]
-        end = await true_ends(consumer, partitions)
-        first = await consumer.beginning_offsets(partitions)
+    async def _seek(self, consumer: Consumer, interactions: InteractionLog) -> dict[TopicPartition, int]:
+        """To where the log ends, partition by partition, and in the users topic to the first erasure that may not be
+        through; returns where the users topic ends."""
+        partitions, users = self._partitions(self._topics.interactions), self._partitions(self._topics.users)
+        end = await true_ends(consumer, [*partitions, *users])
+        first = await consumer.beginning_offsets([*partitions, *users])
         for partition in partitions:
             position = interactions.read_up_to.get(partition.partition, 0)
             if position > end[partition]:
@@ -171,6 +177,16 @@ class Trainer:
                 lost = first[partition] - position
                 log.warning("%d interactions of %s were deleted before they could be logged", lost, partition)
             consumer.seek(partition, max(position, first[partition]))
+        done = {}
+        for partition, committed in zip(users, await asyncio.gather(*map(consumer.committed, users)), strict=True):
+            is_known = committed is not None and first[partition] <= committed <= end[partition]
+            done[partition.partition] = committed if is_known else first[partition]
+            consumer.seek(partition, done[partition.partition])
+        self._erasures = Erasures(done)
+        return {partition: end[partition] for partition in users}
+
+    def _partitions(self, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for number in range(self._settings.partitions)]
 
     async def _log_some(self, consumer: Consumer, interactions: InteractionLog) -> None:
         """Takes what has come; makes it durable now and then. A crash before that reads it again."""
@@ -179,18 +195,34 @@ class Trainer:
         while interactions.waiting < FLUSH_ROWS and (left := until - loop.time()) > 0:
             batches = await consumer.getmany(timeout_ms=int(1000 * min(left, 0.2)), max_records=POLL_RECORDS)
             for partition, records in batches.items():
-                self._take(partition.partition, records, interactions)
-        await _finished(asyncio.to_thread(interactions.flush))
-        self._metrics.rows.set(interactions.rows)
+                if partition.topic == self._topics.users:
+                    self._erasures.came(partition.partition, records)
+                else:
+                    self._take(partition.partition, records, interactions)
+        await self._flush(consumer, interactions)
         await self._commit(consumer, interactions.offsets)
 
+    async def _flush(self, consumer: Consumer, interactions: InteractionLog) -> None:
+        """Makes durable what has come, but for the users who are to be erased; the files lose them, too, when they are
+        new among these."""
+        erasures, partitions = self._erasures, self._partitions(self._topics.interactions)
+        are_new = erasures.are_new
+        if are_new:
+            erasures.bind(await end_offsets(self._settings.bootstrap_servers, partitions))
+        await _finished(asyncio.to_thread(interactions.erase if are_new else interactions.flush, erasures.in_force))
+        self._metrics.rows.set(interactions.rows)
+        self._metrics.erasures.inc(erasures.settle(await _positions(consumer, partitions)))
+
     def _take(self, partition: int, records: list[Record], interactions: InteractionLog) -> None:
-        values = [record.value for record in records]
+        now = self._clock()
+        came = [record for record in records if origin_of(record) is None]  # what was forwarded is here already
+        values = [record.value for record in came]
         decoded = decode_interactions(
             values,
-            [record.key for record in records],
-            [record.offset for record in records],
-            self._clock(),
+            [record.key for record in came],
+            [record.offset for record in came],
+            [min(record.timestamp, now) for record in came],  # a clock ahead of ours must not outlive an erasure
+            now,
             self._settings.policy,
             int(1000 * self._settings.future_tolerance_seconds),
         )
@@ -198,9 +230,11 @@ class Trainer:
         interactions.add(partition, records[0].offset, records[-1].offset, rows_of(decoded, values))
 
     async def _commit(self, consumer: Consumer, offsets: Mapping[int, int]) -> None:
-        """Shows the lag, here and to whoever asks the broker about the group. Nothing depends on it, so it may fail."""
-        committed = {}
-        for partition in consumer.assignment():
+        """Acknowledges the erasures that are through, also while there are none, and shows the lag, here and to whoever
+        asks the broker about the group. It may fail: what is acknowledged too late is done again."""
+        users = self._partitions(self._topics.users)
+        committed = {place: OffsetAndMetadata(self._erasures.done[place.partition], "") for place in users}
+        for partition in self._partitions(self._topics.interactions):
             done = offsets.get(partition.partition, 0)
             self._metrics.lags(partition.partition, (consumer.highwater(partition) or done) - done)
             if done:
@@ -211,7 +245,7 @@ class Trainer:
             await consumer.commit(committed)
             self._committed = committed
         except KafkaError as error:
-            log.debug("offsets not committed: %r", error)
+            log.warning("offsets not committed, again in %g s: %r", FLUSH_SECONDS, error)
 
     # 2. Learn.
 
@@ -305,6 +339,10 @@ class Trainer:
         except Exception as error:  # a store's own client raises errors of its own kind
             log.warning("old artifacts in %s stay: %r", self._settings.models_dir, error)
         return "published"
+
+
+async def _positions(consumer: Consumer, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    return {partition: await consumer.position(partition) for partition in partitions}
 
 
 class World:

@@ -48,6 +48,11 @@ class TrainerMetrics:
             "Records that are not logged since they cannot be used; the worker sets them aside.",
             registry=registry,
         )
+        self.erasures = Counter(
+            "efficientrec_trainer_erasures",
+            "Users erased from the log for good, whether it held any of their interactions or none.",
+            registry=registry,
+        )
         self.lag = Gauge(
             "efficientrec_consumer_lag_records",
             "Records of a partition that are not yet safe in the log.",

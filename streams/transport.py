@@ -7,6 +7,9 @@ recovery and commit stay Faust's; only the two places where it counts offsets on
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
@@ -18,7 +21,10 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
+from efficientrec.errors import SourceTruncated
 from streams.offsets import end_offsets
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -28,9 +34,16 @@ class Run:
     topic: str
     partition: int
     records: list[ConsumerRecord[bytes | None, bytes | None]]
+    generation: int = 0
+    """Of the group, when the run was delivered. A partition may have been another worker's between two of them."""
     handled: bool = False
-    """Set when everything that the run asks for is safe. Faust acknowledges an event as well when its agent is
-    cancelled or raises; only this flag lets the commit pass."""
+    """Set when everything that the run asks for is safe: only this lets the commit pass."""
+
+    @property
+    def last(self) -> int:
+        """Offset of the last record."""
+        offset: int = self.records[-1].offset
+        return offset
 
     @classmethod
     def from_data(cls, data: Run, *, preferred_type: object = None) -> Run:
@@ -39,7 +52,24 @@ class Run:
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's, with our own wait for new records, which Faust fixes at 1.5 seconds."""
+    """Faust's, with our own wait for new records, which Faust fixes at 1.5 seconds, and an ear for heartbeats."""
+
+    heard_at = -math.inf
+    """When the last sign of life was sent that the group has answered, by `elapsed`."""
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator: Any = self._consumer._coordinator
+        heartbeat = coordinator._do_heartbeat
+
+        async def heard() -> bool:
+            sent_at = elapsed()
+            answered: bool = await heartbeat()
+            if answered:
+                self.heard_at = sent_at
+            return answered
+
+        coordinator._do_heartbeat = heard
 
     def _create_worker_consumer(self, transport: Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -48,12 +78,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 class Consumer(driver.Consumer):
-    """Delivers runs, and commits only what was delivered to the present generation and acknowledged."""
+    """Delivers runs, and commits only those that were delivered to the present generation and handled."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._delivered: dict[TP, deque[int]] = defaultdict(deque)
-        """Last offsets of the runs that were handed out and not yet committed, in order."""
+        self._delivered: dict[TP, deque[Run]] = defaultdict(deque)
+        """The runs that were handed out and not yet committed, in order."""
         self._seeks = 0
         """Starts and ends of seeks to the committed offsets: odd while one is under way."""
         self._sought: int | None = None
@@ -77,6 +107,7 @@ class Consumer(driver.Consumer):
             return
         returned: set[TP] = set()
         for tp, run in _dealt(records, self.app.run_events_max):
+            run.generation = generation
             if tp in returned or self.app.consumer_generation_id != generation:
                 continue  # of a partition that was assigned anew every position is new as well
             is_source = self.app.topics.acks_enabled_for(tp.topic)
@@ -89,49 +120,60 @@ class Consumer(driver.Consumer):
                 continue
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp) or 0)
             if is_source:
-                delivered = self._delivered[tp]
-                while delivered and delivered[-1] >= run.records[0].offset:
-                    delivered.pop()  # delivered again, perhaps in other runs, of which some were lost on their way
-                delivered.append(run.records[-1].offset)
+                self._hand_out(tp, run)
             yield tp, self._message(tp, run)
+
+    def _hand_out(self, tp: TP, run: Run) -> None:
+        """Notes the run. It may come again, and be cut otherwise: some were lost on their way, others are handled."""
+        delivered, again = self._delivered[tp], []
+        while delivered and delivered[-1].last >= run.records[0].offset:
+            again.append(delivered.pop())
+        run.handled = bool(again) and all(each.handled for each in again) and again[0].last >= run.last
+        delivered.append(run)
 
     def _message(self, tp: TP, run: Run) -> ConsumerMessage:
         message = self._to_message(tp, run.records[-1])
         message.value = run
         return message
 
-    def ack(self, message: Message) -> bool:
-        """What was not handled counts for nothing, nor what belongs to an earlier generation: both are read again."""
-        if message.value.handled and message.generation_id == self.app.consumer_generation_id:
-            counted: bool = super().ack(message)
-            return counted
-        message.acked = True
-        self._unacked_messages.discard(message)
-        return False
-
     def _new_offset(self, tp: TP) -> int | None:
-        """Offset after the last run of an unbroken row of acknowledged ones; None when there is none.
+        """Offset after the last run of an unbroken row of handled ones; None when there is none.
 
-        Faust's own looks for gaps between offsets, of which runs consist, and stays stuck for ever when the first run
-        of a partition is a single record. A run that came twice is not acknowledged twice, so what lies below the
-        committed offset counts as done.
+        Faust's own looks at what was acknowledged, and it acknowledges an event as well when its agent has left it
+        alone, was cancelled, or raised. It also looks for gaps between offsets, of which runs consist. Here only a run
+        counts that is marked as handled and belongs to the present generation: everything else is read again.
         """
-        delivered, acked, committed = self._delivered[tp], self._acked_index[tp], self._committed_offset[tp]
+        delivered, committed = self._delivered[tp], self._committed_offset[tp] or 0
         newest = None
-        while delivered and (delivered[0] in acked or delivered[0] < (committed or 0)):
-            newest = delivered.popleft()
-            acked.discard(newest)
-        self._acked[tp] = sorted(acked)
+        while delivered and (delivered[0].handled or delivered[0].last < committed):
+            if delivered[0].generation != self.app.consumer_generation_id:
+                break
+            newest = delivered.popleft().last
+        self._acked[tp].clear()
+        self._acked_index[tp].clear()
         return None if newest is None else newest + 1
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Offsets between runs are no gaps: what is committed follows from what was delivered."""
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        """Recovery reads up to these; see offsets.py for why the consumer's own are not asked."""
-        servers = driver.server_list(self.transport.url, self.transport.default_port)
-        ends = await end_offsets(servers, [TopicPartition(tp.topic, tp.partition) for tp in partitions])
-        return {TP(tp.topic, tp.partition): end for tp, end in ends.items()}
+        """Recovery reads up to these: the fences that this worker has put into the changelog (writer.py), and what is
+        there already of partitions that it only keeps a copy of. See offsets.py for why the consumer is not asked."""
+        fences = self.app.table.store.ends
+        copies = [TopicPartition(tp.topic, tp.partition) for tp in partitions if tp.partition not in fences]
+        ends = await end_offsets(self._servers, copies) if copies else {}
+        return {tp: fences.get(tp.partition) or ends[TopicPartition(tp.topic, tp.partition)] for tp in partitions}
+
+    @property
+    def _servers(self) -> list[str]:
+        servers: list[str] = driver.server_list(self.transport.url, self.transport.default_port)
+        return servers
+
+    def is_alive(self) -> bool:
+        """Whether the group has heard from this worker within its session timeout. If not, it may have given the
+        partitions away."""
+        silent: float = elapsed() - self._thread.heard_at
+        return silent < float(self.app.conf.broker_session_timeout)
 
     async def perform_seek(self) -> None:
         self._seeks += 1
@@ -139,11 +181,43 @@ class Consumer(driver.Consumer):
         self._forget(set(self._delivered))
         try:
             await super().perform_seek()
+            await self._seek_to_state()
             self._sought = generation
+        except Exception as error:
+            await self.app.crash(error)  # Faust would go on without these partitions
+            raise
         finally:
             self._seeks += 1
 
+    async def _seek_to_state(self) -> None:
+        """What the changelog has lost (a broker that died, a topic made anew) was committed all the same: such events
+        are read once more. Raises SourceTruncated when the state knows of more events than there are."""
+        progress: dict[TP, int] = self.app.progress()
+        if not progress:
+            return
+        ends = await end_offsets(self._servers, [TopicPartition(tp.topic, tp.partition) for tp in progress])
+        for tp, known in progress.items():
+            end = ends[TopicPartition(tp.topic, tp.partition)]
+            if known > end:
+                raise SourceTruncated(
+                    f"partition {tp.partition} of {tp.topic} ends at offset {end}, but profiles have taken in events "
+                    f"up to {known}: the topic was made anew or has lost records, and what comes next would pass for "
+                    "folded; restore the topic, or start with empty profiles under another EFFICIENTREC_GROUP"
+                )
+            committed = self._committed_offset.get(tp)
+            if committed is not None and known < committed:
+                log.warning(
+                    "partition %d of %s was committed up to %d, its profiles reach up to %d: going back there",
+                    *(tp.partition, tp.topic, committed, known),
+                )
+                await self.seek(tp, known)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._thread.heard_at = elapsed()  # to have joined is a sign of life
+        await super().on_partitions_assigned(assigned, generation_id)
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.app.leave()
         await super().on_partitions_revoked(revoked)
         self._forget(revoked)
 
@@ -153,6 +227,11 @@ class Consumer(driver.Consumer):
             self._delivered.pop(tp, None)
             self._acked.pop(tp, None)
             self._acked_index.pop(tp, None)
+
+
+def elapsed() -> float:
+    """Seconds on a clock that goes on while the process, or the whole machine, sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Transport(driver.Transport):

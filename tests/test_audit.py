@@ -10,8 +10,8 @@ from streams import topics
 from streams.audit import Audit, audit
 from streams.broker import EmbeddedBroker
 from streams.outbox import KeyValue, Outbox
+from streams.placement import partition_of
 from streams.records import Interaction, encode
-from streams.replay import partition_of
 from streams.settings import Settings
 from streams.topics import Topics
 from tests.toy import START, save_toy, toy_model

@@ -284,6 +284,7 @@ def test_what_a_worker_and_a_trainer_measure_is_on_a_board() -> None:
 
     assert families - shown <= {
         "efficientrec_eval_examples",
+        "efficientrec_trainer_erasures",
         "efficientrec_trainer_rejected_records",
         "efficientrec_trainer_last_published_timestamp_seconds",
     }

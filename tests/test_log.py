@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,11 +27,11 @@ def event(user: str, item: str, minute: int = 0, event_id: str | None = None, va
     return encode(Interaction(kind, user, item, START + 60_000 * minute, event_id=event_id, value=value))
 
 
-def add(log: InteractionLog, partition: int, first: int, values: Sequence[bytes]) -> None:
+def add(log: InteractionLog, partition: int, first: int, values: Sequence[bytes], arrived: int = START) -> None:
     """The values as records of a partition at consecutive offsets."""
     keys = [value.split(b'"user_id":"')[1].split(b'"')[0] if b"user_id" in value else b"?" for value in values]
     offsets = range(first, first + len(values))
-    decoded = decode_interactions(values, keys, offsets, START + 10**9, WeightPolicy(), 0)
+    decoded = decode_interactions(values, keys, offsets, [arrived] * len(values), START + 10**9, WeightPolicy(), 0)
     log.add(partition, offsets[0], offsets[-1], rows_of(decoded, values))
 
 
@@ -190,3 +193,185 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
         InteractionLog(tmp_path)
 
     InteractionLog(tmp_path).close()
+
+
+class PowerCut(Exception):
+    """What a step on disk raises when the test has it be the last one."""
+
+
+def cut_power(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Lets that many steps on disk happen: to force to disk, to rename, to remove. Then nothing happens any more."""
+    steps = count()
+
+    def limited(step: Callable[..., Any]) -> Callable[..., Any]:
+        def limited_step(*arguments: Any) -> Any:
+            if next(steps) >= after:
+                raise PowerCut
+            return step(*arguments)
+
+        return limited_step
+
+    monkeypatch.setattr(os, "fsync", limited(os.fsync))
+    monkeypatch.setattr(Path, "rename", limited(Path.rename))
+    monkeypatch.setattr(Path, "unlink", limited(Path.unlink))
+
+
+def ranges(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet"))
+
+
+def test_an_erased_user_leaves_every_file_and_no_offset_is_lost(tmp_path: Path) -> None:
+    with closing(InteractionLog(tmp_path)) as log:
+        add(log, 0, 0, [event("u1", "a", 0), event("u2", "b", 1)])
+        log.flush()
+        add(log, 0, 2, [event("u1", "c", 2), event("u1", "d", 3)])
+        log.flush()
+        add(log, 1, 7, [event("u3", "e", 4), event("u1", "f", 5)])
+        log.flush()
+        before = ranges(tmp_path)
+
+        log.erase({"u1": START, "nobody": START})
+
+        assert pairs(read_log(tmp_path)) == [("u2", "b"), ("u3", "e")]
+        assert ranges(tmp_path) == before
+        assert (log.rows, log.offsets) == (2, {0: 4, 1: 9})
+        log.erase({"u2": START, "u3": START})
+        assert (log.rows, log.offsets) == (0, {0: 4, 1: 9})
+
+    logged = read_log(tmp_path)
+    with closing(InteractionLog(tmp_path)) as log:
+        assert (log.rows, log.offsets) == (0, {0: 4, 1: 9})
+    assert len(logged) == 0
+    assert logged.offsets == {0: 4, 1: 9}
+    assert not any(b"u1" in path.read_bytes() for path in tmp_path.rglob("*.parquet"))  # not in statistics, either
+
+
+def test_only_files_that_hold_an_erased_user_are_written_again(tmp_path: Path) -> None:
+    with closing(InteractionLog(tmp_path)) as log:
+        add(log, 0, 0, [event("u1", "a")])
+        log.flush()
+        add(log, 0, 1, [event("u2", "b")])
+        log.flush()
+        add(log, 0, 2, [event("u1", "came back")], arrived=START + 1)
+        log.flush()
+        before = {path: path.stat().st_ino for path in tmp_path.rglob("*.parquet")}
+
+        log.erase({"u1": START})
+
+    changed = [path.name for path, inode in before.items() if path.stat().st_ino != inode]
+    assert changed == [f"{0:020d}-{0:020d}.parquet"]
+
+
+def test_an_erasure_takes_what_came_before_it_and_leaves_what_comes_after(tmp_path: Path) -> None:
+    erased = {"u1": START + 1000}
+    with closing(InteractionLog(tmp_path)) as log:
+        add(log, 0, 0, [event("u1", "long before", 0)], arrived=START)
+        log.flush()
+        add(log, 0, 1, [event("u1", "pending", 1), event("u2", "another's", 2)], arrived=START + 999)
+        log.erase(erased)
+        add(log, 0, 3, [event("u1", "same moment, read late", 3)], arrived=START + 1000)
+        add(log, 0, 4, [event("u1", "after", 4)], arrived=START + 1001)
+        log.flush(erased)
+        log.erase(erased)  # read again after a restart
+
+        assert log.offsets == {0: 5}
+
+    assert pairs(read_log(tmp_path)) == [("u2", "another's"), ("u1", "after")]
+
+
+def test_offsets_of_which_nothing_stays_are_not_read_again(tmp_path: Path) -> None:
+    with closing(InteractionLog(tmp_path)) as log:
+        add(log, 0, 0, [event("u1", "a")])
+        add(log, 1, 0, [b"junk"])
+        log.erase({"u1": START})
+        add(log, 1, 1, [b"junk"])
+        log.flush({"u1": START})
+
+    with closing(InteractionLog(tmp_path)) as log:
+        assert (log.rows, log.offsets) == (0, {0: 1, 1: 2})
+
+
+def test_files_are_merged_after_an_erasure_as_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "MERGE_FILES", 4)
+    with closing(InteractionLog(tmp_path)) as log:
+        for offset in range(0, 6, 2):
+            add(log, 0, offset, [event("u1", f"i{offset}", offset), event("u2", f"i{offset}", offset)])
+            log.flush()
+        log.erase({"u1": START})
+        add(log, 0, 6, [event("u2", "i6", 6)])
+        log.flush()
+
+        assert ranges(tmp_path) == [f"partition=0/{0:020d}-{6:020d}.parquet"]
+        log.erase({"u2": START})
+        assert (log.rows, log.offsets) == (0, {0: 7})
+
+
+def test_files_of_a_release_that_did_not_note_arrivals_are_read_and_erased_from(tmp_path: Path) -> None:
+    with closing(InteractionLog(tmp_path)) as log:
+        add(log, 0, 0, [event("u1", "a"), event("u2", "b")])
+        log.flush()
+    (path,) = tmp_path.rglob("*.parquet")
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["arrived_ms"]), path)
+
+    with closing(InteractionLog(tmp_path)) as log:
+        log.erase({"u1": 1})
+
+    assert pairs(read_log(tmp_path)) == [("u2", "b")]
+
+
+def test_a_power_cut_amid_an_erasure_loses_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "MERGE_FILES", 3)
+    everyone = [("u1", "i0"), ("u2", "i0"), ("u1", "i1"), ("u2", "i1"), ("u1", "i2"), ("u2", "i2")]
+    others = [pair for pair in everyone if pair[0] == "u2"]
+
+    def write(log: InteractionLog, partition: int, first: int, number: int) -> None:
+        add(log, partition, first, [event("u1", f"i{number}", 2 * number), event("u2", f"i{number}", 2 * number + 1)])
+
+    for after in count():
+        folder = tmp_path / str(after)
+        with closing(InteractionLog(folder)) as log:
+            for number in range(2):
+                write(log, 0, 2 * number, number)
+                log.flush()
+            write(log, 0, 4, 2)  # makes the third file of a merge, unless the power is cut before
+            with pytest.MonkeyPatch.context() as patch:
+                cut_power(patch, after)
+                try:
+                    log.erase({"u1": START})
+                    is_through = True
+                except PowerCut:
+                    is_through = False
+
+        seen = pairs(read_log(folder))
+        with closing(InteractionLog(folder)) as log:
+            again = log.read_up_to[0]
+            assert again in (4, 6)
+            if again == 4:
+                write(log, 0, 4, 2)
+            log.erase({"u1": START})
+            assert log.offsets == {0: 6}
+
+        assert [pair for pair in seen if pair[0] == "u2"] == others[: again // 2]
+        assert pairs(read_log(folder)) == others
+        assert all(path.name == ".lock" or path.suffix == ".parquet" for path in folder.rglob("*") if path.is_file())
+        if is_through:
+            assert seen == others
+            break
+    assert after > 8  # steps were cut off, one by one
+
+
+@pytest.mark.parametrize("after", [2, 3])  # before the file has its name, and before the name is forced to disk
+def test_an_erasure_reaches_what_a_failed_write_has_left(tmp_path: Path, after: int) -> None:
+    with closing(InteractionLog(tmp_path)) as log:
+        add(log, 0, 0, [event("u1", "a"), event("u2", "b")])
+        with pytest.MonkeyPatch.context() as patch:
+            cut_power(patch, after)
+            with pytest.raises(PowerCut):
+                log.flush()
+        add(log, 0, 2, [event("u1", "c"), event("u2", "d")])
+
+        log.erase({"u1": START})
+
+        assert pairs(read_log(tmp_path)) == [("u2", "b"), ("u2", "d")]
+        left = [path.name for path in (tmp_path / "partition=0").iterdir()]
+        assert left == [f"{0:020d}-{3:020d}.parquet"]

@@ -8,21 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import ConsumerRecord, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from efficientrec import artifact
 from efficientrec.datasets import Dataset
-from efficientrec.errors import SettingInvalid
+from efficientrec.errors import DataInvalid, SettingInvalid
 from efficientrec.evaluation import judging
 from efficientrec.model import Model
 from efficientrec.training.blending import Voices
@@ -30,16 +31,20 @@ from efficientrec.training.data import TrainingData
 from efficientrec.training.recipe import Recipe
 from efficientrec.training.train import Trained
 from streams import topics
+from streams import trainer as trainer_module
 from streams.broker import EmbeddedBroker
 from streams.children import start_child, stop_child
+from streams.erasures import Erasures
 from streams.learning import METRIC, Job, Outcome, Report, held_out_share, learn, verdict
-from streams.log import read_log
+from streams.log import InteractionLog, read_log
 from streams.outbox import Outbox
-from streams.records import RELEASE_KEY, SCHEMA_VERSION, Release, decode_release, encode
+from streams.placement import partition_of
+from streams.records import RELEASE_KEY, SCHEMA_VERSION, Interaction, Release, User, decode_release, encode
 from streams.replay import replay
 from streams.settings import Settings
 from streams.topics import Topics
 from streams.trainer import ARTIFACTS_KEPT, ChildLearner, Trainer, clear, version_of
+from streams.trainer import Learner as AnyLearner
 from streams.trainer_metrics import TrainerMetrics
 from tests.toy import ITEMS, START, save_toy, toy_model
 
@@ -75,6 +80,10 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now
+
+
+def wall_clock() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class Learner:
@@ -151,11 +160,55 @@ class Stage:
         self.topics = Topics.of(self.settings)
         self.metrics = TrainerMetrics(CollectorRegistry(), self.topics.interactions, self.settings.partitions)
 
-    def trainer(self, learner: ChildLearner | Learner | Refuser, clock: Callable[[], int] | None = None) -> Trainer:
+    def trainer(self, learner: AnyLearner, clock: Callable[[], int] | None = None) -> Trainer:
         return Trainer(self.settings, learner, self.metrics, clock or Clock())
 
     def runs(self, outcome: str) -> float:
         return self.metrics.registry.get_sample_value("efficientrec_trainer_runs_total", {"outcome": outcome}) or 0.0
+
+    def erasures(self) -> float:
+        return self.metrics.registry.get_sample_value("efficientrec_trainer_erasures_total") or 0.0
+
+    async def tell_of(self, user_id: str, user: User | None, at: int | None = None) -> tuple[int, int]:
+        """Produces a user, or erases him; returns partition and offset."""
+        return await self._send(self.topics.users, user_id, None if user is None else encode(user), at or wall_clock())
+
+    async def like(self, user_id: str, item_id: str, at: int) -> None:
+        """Produces an interaction; at: its record's timestamp."""
+        value = encode(Interaction("like", user_id, item_id, START))
+        await self._send(self.topics.interactions, user_id, value, at)
+
+    async def _send(self, topic: str, user_id: str, value: bytes | None, at: int) -> tuple[int, int]:
+        key, partition = user_id.encode(), partition_of(user_id.encode(), self.settings.partitions)
+        outbox = Outbox(self.settings.bootstrap_servers, 10.0)
+        await outbox.start()
+        try:
+            offset = await (await outbox.send(topic, partition, [(key, value)], at)).acknowledged()
+        finally:
+            await outbox.stop()
+        assert offset is not None
+        return partition, offset
+
+    async def committed(self, partition: int) -> int | None:
+        """What the trainer has acknowledged of the users topic."""
+        consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
+            bootstrap_servers=self.settings.bootstrap_servers, group_id=f"{self.settings.group}-trainer"
+        )
+        await consumer.start()  # it subscribes to nothing, so it never joins the group
+        try:
+            offset: int | None = await consumer.committed(TopicPartition(self.topics.users, partition))
+            return offset
+        finally:
+            await consumer.stop()
+
+    async def until_committed(self, partition: int, offset: int) -> None:
+        """Returns when the trainer has acknowledged this offset."""
+        async with asyncio.timeout(15):
+            while True:
+                committed = await self.committed(partition)
+                if committed is not None and committed >= offset:
+                    return
+                await asyncio.sleep(0.1)
 
     async def releases(self) -> list[Release]:
         """Everything on the releases topic."""
@@ -306,6 +359,208 @@ def _process(environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         stop_child(process)
+
+
+def test_an_erased_user_leaves_the_log_and_may_come_back(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:
+    stage = Stage(embedded_broker, "erased", tmp_path)
+    dataset = toy_dataset(300)
+
+    async def play() -> None:
+        await topics.create(stage.settings)
+        task = asyncio.create_task(stage.trainer(Refuser(), wall_clock).run())
+        await replay(dataset, stage.settings)
+        await until(lambda: _rows(stage) == 300, task)
+        assert stage.erasures() == 0
+        partition, offset = await stage.tell_of("u7", None)
+        await until(lambda: stage.erasures() == 1, task)
+        logged = read_log(stage.settings.log_dir)
+        assert set(logged.users) == set(dataset.users) - {"u7"}
+        assert sum(logged.offsets.values()) == 300
+        await stage.until_committed(partition, offset + 1)
+        await replay(dataset, stage.settings)  # the same once more, for which no erasure asks
+        await until(lambda: _rows(stage) == len(logged) + 300, task)
+        await cancelled(task)
+
+    asyncio.run(play())
+    logged = read_log(stage.settings.log_dir)
+
+    assert np.count_nonzero(logged.user == logged.users.index("u7")) == np.count_nonzero(dataset.user == 7)
+
+
+def test_the_position_in_the_users_topic_moves_without_erasures(
+    embedded_broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    stage = Stage(embedded_broker, "moves", tmp_path)
+
+    async def play() -> None:
+        await topics.create(stage.settings)
+        task = asyncio.create_task(stage.trainer(Refuser()).run())
+        for partition in range(3):
+            await stage.until_committed(partition, 0)  # a trainer was here, although there is nothing
+        partition, offset = await stage.tell_of("u1", User("u1", {"country": "SE"}))
+        await stage.until_committed(partition, offset + 1)
+        await cancelled(task)
+
+    asyncio.run(play())
+
+    assert stage.erasures() == 0
+
+
+def test_a_trainer_that_ends_amid_an_erasure_carries_it_out_when_it_is_back(
+    embedded_broker: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(embedded_broker, "amid", tmp_path)
+
+    def powerless(log: InteractionLog, erased: Mapping[str, int]) -> None:
+        log.flush()
+        raise DataInvalid("the power went")
+
+    async def play() -> None:
+        await topics.create(stage.settings)
+        await replay(toy_dataset(300), stage.settings)
+        partition, offset = await stage.tell_of("u7", None)
+        with monkeypatch.context() as patch:
+            patch.setattr(InteractionLog, "erase", powerless)
+            with pytest.raises(DataInvalid):
+                await asyncio.wait_for(stage.trainer(Refuser(), wall_clock).run(), 15)
+        assert (await stage.committed(partition) or 0) <= offset
+        task = asyncio.create_task(stage.trainer(Refuser(), wall_clock).run())
+        await stage.until_committed(partition, offset + 1)
+        await until(lambda: sum(read_log(stage.settings.log_dir).offsets.values()) == 300, task)
+        await cancelled(task)
+
+    asyncio.run(play())
+
+    assert "u7" not in read_log(stage.settings.log_dir).users
+
+
+def test_interactions_from_before_an_erasure_that_are_read_after_it_stay_out(
+    embedded_broker: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(embedded_broker, "late", tmp_path)
+    dataset = toy_dataset(600)
+    monkeypatch.setattr(trainer_module, "POLL_RECORDS", 10)
+    monkeypatch.setattr(trainer_module, "FLUSH_ROWS", 40)  # many flushes
+    stage = Stage(embedded_broker, "late", tmp_path)
+    hold_back(monkeypatch, stage, stage.topics.interactions)
+    dataset = toy_dataset(400)
+
+    async def play() -> None:
+        await topics.create(stage.settings)
+        await replay(dataset, stage.settings)
+        partition, offset = await stage.tell_of("u7", None)
+        task = asyncio.create_task(stage.trainer(Refuser(), wall_clock).run())
+        await stage.until_committed(partition, offset + 1)
+        assert sum(read_log(stage.settings.log_dir).offsets.values()) == 400
+        await cancelled(task)
+
+    asyncio.run(play())
+
+    assert set(read_log(stage.settings.log_dir).users) == set(dataset.users) - {"u7"}
+
+
+def test_arrival_decides_what_an_erasure_takes_and_no_clock_outlives_it(
+    embedded_broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    stage = Stage(embedded_broker, "arrival", tmp_path)
+
+    def logged() -> Sequence[str]:
+        return read_log(stage.settings.log_dir).items
+
+    async def play() -> None:
+        await topics.create(stage.settings)
+        now = wall_clock()
+        for number, item in enumerate(("before", "same moment", "after")):
+            await stage.like("u7", item, now - 1 + number)
+        partition, offset = await stage.tell_of("u7", None, now)
+        task = asyncio.create_task(stage.trainer(Refuser(), wall_clock).run())
+        await stage.until_committed(partition, offset + 1)
+        assert logged() == ["after"]
+        await stage.like("u7", "by a clock that is fast", wall_clock() + 3_600_000)
+        await until(lambda: len(logged()) == 2, task)
+        partition, offset = await stage.tell_of("u7", None)
+        await stage.until_committed(partition, offset + 1)
+        await cancelled(task)
+
+    asyncio.run(play())
+
+    assert logged() == []
+
+
+def test_erasures_that_waited_for_the_trainer_come_before_the_first_training(
+    embedded_broker: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(embedded_broker, "first", tmp_path)
+    seen: list[tuple[set[str], set[str]]] = []
+
+    class Reader:
+        async def learn(self, job: Job, report: Report) -> Outcome:
+            seen.append((set(read_log(Path(job.log_dir)).users), set(job.users)))
+            return Outcome(result="impossible", message="it only looked")
+
+    async def play() -> None:
+        await topics.create(stage.settings)
+        task = asyncio.create_task(stage.trainer(Refuser(), wall_clock).run())
+        await stage.tell_of("u7", User("u7", {"country": "SE"}))
+        await stage.tell_of("u8", User("u8", {"country": "SE"}))
+        await replay(toy_dataset(300), stage.settings)
+        await until(lambda: _rows(stage) == 300, task)
+        await cancelled(task)
+        await stage.tell_of("u7", None)
+        hold_back(monkeypatch, stage, stage.topics.users)
+        stage.settings = replace(stage.settings, train_first_events=1)
+        task = asyncio.create_task(stage.trainer(Reader(), wall_clock).run())
+        await until(lambda: seen, task)
+        await cancelled(task)
+
+    asyncio.run(play())
+
+    ((logged, described),) = seen
+    assert "u7" not in logged
+    assert len(logged) == 59
+    assert described == {"u8"}
+
+
+def test_an_erasure_is_in_force_until_all_that_came_before_it_is_safe() -> None:
+    erasures, interactions = Erasures({0: 0, 1: 5}), [TopicPartition("interactions", n) for n in range(2)]
+
+    def at(*offsets: int) -> dict[TopicPartition, int]:
+        return dict(zip(interactions, offsets, strict=True))
+
+    erasures.came(1, [record(5, "u1", b"{}"), record(6, "u1", None, 1000), record(8, "u2", None, 1001)])
+    assert erasures.are_new
+    assert erasures.settle(at(99, 99)) == 0  # nobody has looked yet how far that is
+    erasures.bind(at(10, 20))
+    erasures.came(1, [record(9, "u1", None, 1002)])
+    erasures.bind(at(11, 20))
+    erasures.came(0, [record(0, "u3", b"{}"), record(1, b"\xff", None)])
+
+    assert not erasures.are_new
+    assert erasures.in_force == {"u1": 1002, "u2": 1001}
+    assert (erasures.settle(at(10, 19)), erasures.done) == (0, {0: 2, 1: 5})
+    assert (erasures.settle(at(10, 20)), erasures.done) == (2, {0: 2, 1: 9})
+    assert erasures.in_force == {"u1": 1002}
+    assert (erasures.settle(at(11, 20)), erasures.done) == (1, {0: 2, 1: 10})
+    assert erasures.in_force == {}
+
+
+def hold_back(monkeypatch: pytest.MonkeyPatch, stage: Stage, topic: str) -> None:
+    """The consumer that reads interactions and erasures gets nothing of one of the topics for some seconds."""
+    get, calls = AIOKafkaConsumer.getmany, count()
+
+    async def held_back(consumer: Any, *wanted: TopicPartition, **limits: Any) -> Any:
+        assigned = consumer.assignment()
+        is_trainers = {stage.topics.interactions, stage.topics.users} == {place.topic for place in assigned}
+        if is_trainers and not wanted and next(calls) < 15:
+            wanted = tuple(place for place in assigned if place.topic != topic)
+        return await get(consumer, *wanted, **limits)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", held_back)
+
+
+def record(offset: int, key: str | bytes, value: bytes | None, timestamp: int = 0) -> ConsumerRecord[Any, Any]:
+    key = key.encode() if isinstance(key, str) else key
+    return ConsumerRecord("users", 0, offset, timestamp, 0, key, value, None, 0, 0, ())
 
 
 def test_a_worse_candidate_is_not_released(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:

@@ -5,32 +5,45 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 import pytest
-from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    NotEnoughReplicasError,
+    ProducerFenced,
+    RequestTimedOutError,
+)
 from aiokafka.structs import ConsumerRecord
 
 from efficientrec.interactions import key_of
 from efficientrec.model import Model
+from efficientrec.popularity import ITEMS_MAX
 from efficientrec.profile import unpack
 from efficientrec.recompute import Event, recompute
-from streams import worker
+from streams.aside import ORIGIN
 from streams.catalogue import Catalogue
 from streams.metrics import WorkerMetrics
-from streams.outbox import Headers, KeyValue
+from streams.outbox import BATCH_BYTES, Headers, KeyValue
+from streams.progress import PROGRESS_KEY
 from streams.records import Interaction, RecommendationList, User, encode
 from streams.settings import Settings
 from streams.slot import ModelSlot
 from streams.topics import Topics
 from streams.transport import Run
-from streams.worker import POPULARITY_KEY, Loop
+from streams.wire import ProducerId
+from streams.worker import COLD_EVENTS_MAX, POPULARITY_KEY, STEPS, Loop
+from streams.writer import Writers
 from tests.toy import START, toy_model
 
 SETTINGS = Settings()
 TOPICS = Topics.of(SETTINGS)
 PARTITION = 3
+HERE, ELSEWHERE = "u5", "u1"  # where murmur2 puts them, of eight partitions
+GENERATION = 7
 LETTER_BYTES_MAX = 10_000
 
 
@@ -84,31 +97,48 @@ class Disk:
 
 
 class Broker:
-    """Topics in memory: outlive the worker. A record arrives when it is sent, or as late as its acknowledgement."""
+    """Topics in memory, which outlive the worker: the wire of its writers, and its post."""
 
-    def __init__(self, arrives_early: frozenset[str] = frozenset()) -> None:
+    def __init__(self) -> None:
         self.records: dict[str, list[KeyValue]] = {name: [] for name in (TOPICS.changelog, TOPICS.lists)}
         self.letters: list[tuple[bytes | None, bytes | None, dict[str, bytes]]] = []
+        self.forwarded: list[tuple[bytes | None, bytes | None, dict[str, bytes]]] = []
         self.failures: list[KafkaError] = []
-        """What the next acknowledgements fail with."""
-        self.arrives_early = arrives_early
+        """What the next attempts to append fail with."""
+        self.epoch = 0
         self.machine = Machine()
 
-    async def send(self, topic: str, partition: int, records: Iterable[KeyValue], timestamp_ms: int) -> Acknowledged:
-        assert partition == PARTITION
-        self.machine.step(f"before send {topic}")
-        sent = Acknowledged(self, topic, list(records))
-        if topic in self.arrives_early:
-            sent.arrive()
-        self.machine.step(f"send {topic}")
-        return sent
+    async def claim(self, name: str) -> ProducerId:
+        self.epoch += 1
+        return ProducerId(0, self.epoch)
 
-    async def send_one(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Acknowledged:
-        assert topic == TOPICS.dead_letters
-        sent = Acknowledged(self, topic, [])
-        sent.too_large = len(key or b"") + len(value or b"") > LETTER_BYTES_MAX
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        producer: ProducerId,
+        sequence: int,
+        records: Sequence[KeyValue],
+        timestamp_ms: int,
+    ) -> int:
+        assert partition == PARTITION
+        if producer.epoch < self.epoch:
+            raise ProducerFenced
+        if self.failures:
+            raise self.failures.pop(0)
+        self.machine.step(f"before append {topic}")
+        log = self.records[topic]
+        log += records
+        self.machine.step(f"append {topic}")
+        return len(log) - len(records)
+
+    async def send_one(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, timestamp_ms: int | None = None
+    ) -> Acknowledged:
+        kept = self.letters if topic == TOPICS.dead_letters else self.forwarded
+        sent = Acknowledged(len(key or b"") + len(value or b"") > LETTER_BYTES_MAX)
         if not sent.too_large:
-            self.letters.append((key, value, dict(headers)))
+            kept.append((key, value, dict(headers)))
         return sent
 
     def lists(self) -> list[RecommendationList]:
@@ -118,35 +148,27 @@ class Broker:
             if value is not None
         ]
 
+    def changed(self) -> list[bytes]:
+        """The users in the changelog, in its order."""
+        return [key for key, _ in self.records[TOPICS.changelog] if not key.startswith(b"\xff")]
 
+
+@dataclass(frozen=True)
 class Acknowledged:
-    def __init__(self, broker: Broker, topic: str, records: list[KeyValue]) -> None:
-        self.broker, self.topic, self.waiting = broker, topic, records
-        self.offset: int | None = None
-        self.too_large = False
-
-    def arrive(self) -> None:
-        if self.waiting:
-            log = self.broker.records[self.topic]
-            log += self.waiting
-            self.offset = len(log) - 1
-            self.waiting = []
+    too_large: bool
 
     async def acknowledged(self) -> int | None:
-        if self.broker.failures:
-            raise self.broker.failures.pop(0)
         if self.too_large:
             raise MessageSizeTooLargeError
-        self.arrive()
-        self.broker.machine.step(f"acknowledged {self.topic}")
-        return self.offset
+        return 0
 
 
 class World:
     """Broker and disk, and a worker that can be started again on them."""
 
-    def __init__(self, model: Model | None, broker: Broker | None = None) -> None:
-        self.broker = broker or Broker()
+    def __init__(self, model: Model | None, **settings: Any) -> None:
+        self.settings = replace(SETTINGS, **settings)
+        self.broker = Broker()
         self.disk = Disk()
         self.now = START
         self.model = model
@@ -154,23 +176,44 @@ class World:
 
     def start(self, dies_at: int | None = None) -> Machine:
         """A worker with nothing in memory."""
-        machine = self.broker.machine = self.disk.machine = Machine(dies_at)
-        self.disk.recover(self.broker.records[TOPICS.changelog])
-        self.metrics = WorkerMetrics(SETTINGS.policy.rules)
-        slot = ModelSlot(SETTINGS.models_dir, SETTINGS.list_size, self.metrics)
+        self.broker.machine = self.disk.machine = Machine()
+        self.metrics = WorkerMetrics(self.settings.policy.rules)
+        slot = ModelSlot(self.settings.models_dir, self.settings.list_size, self.metrics)
         slot.current = self.model
-        self.loop = Loop(SETTINGS, self.disk, self.broker, slot, Catalogue(), self.metrics, lambda: self.now)
+        writers = Writers(
+            self.broker,
+            "changelog",
+            TOPICS.changelog,
+            fences=True,
+            alive=lambda: True,
+            clock=lambda: self.now,
+            failed=self.metrics.send_failures.inc,
+            sleep=_at_once,
+        )
+        asyncio.run(writers.claim(PARTITION, GENERATION))
+        self.disk.recover(self.broker.records[TOPICS.changelog])
+        self.loop = Loop(
+            *(self.settings, self.disk, writers, self.broker, slot, Catalogue(), self.metrics, lambda: self.now),
+            self._reached,
+        )
+        machine = self.broker.machine = self.disk.machine = Machine(dies_at)
         return machine
+
+    def _reached(self, step: str) -> None:
+        self.disk.machine.step(step)
 
     def handle(self, run: Run) -> Run:
         asyncio.run(self.loop.interactions(run) if run.topic == TOPICS.interactions else self.loop.users(run))
         return run
 
     def rows(self) -> dict[bytes, bytes]:
-        return {key: row for key, row in self.disk.rows.items() if key != POPULARITY_KEY}
+        return {key: row for key, row in self.disk.rows.items() if not key.startswith(b"\xff")}
 
     def counter(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+async def _at_once(seconds: float) -> None: ...
 
 
 def like(user: str, item: str, event_id: str | None = None) -> Interaction:
@@ -183,12 +226,13 @@ def run_of(*values: Interaction | bytes, first: int = 0) -> Run:
         TOPICS.interactions,
         PARTITION,
         [_record(TOPICS.interactions, at, each) for at, each in enumerate(values, first)],
+        GENERATION,
     )
 
 
 def users_run(*values: tuple[str, User | None], first: int = 0) -> Run:
     records = [_record(TOPICS.users, at, user, key.encode()) for at, (key, user) in enumerate(values, first)]
-    return Run(TOPICS.users, PARTITION, records)
+    return Run(TOPICS.users, PARTITION, records, GENERATION)
 
 
 def _record(
@@ -206,26 +250,35 @@ SECOND = run_of(like("anna", "a3"), b"junk", like("carl", "b2", "once"), like("c
 
 def fresh(run: Run) -> Run:
     """The same records, delivered again."""
-    return Run(run.topic, run.partition, run.records)
+    return Run(run.topic, run.partition, run.records, GENERATION)
 
 
-def test_nothing_is_written_before_every_acknowledgement_and_handled_comes_last() -> None:
+def test_the_steps_follow_each_other_as_they_are_named() -> None:
     world = World(toy_model())
-    run = fresh(FIRST)
+    run = fresh(SECOND)
 
     world.handle(run)
 
-    steps = world.broker.machine.steps
-    last_acknowledgement = max(place for place, step in enumerate(steps) if step.startswith("acknowledged"))
-    assert steps.index("before write") > last_acknowledgement
-    assert steps[-1] == "write"
-    assert f"acknowledged {TOPICS.changelog}" in steps
-    assert f"acknowledged {TOPICS.lists}" in steps
+    assert world.broker.machine.steps == [
+        "folded",
+        "forwarded",
+        f"before append {TOPICS.changelog}",
+        f"append {TOPICS.changelog}",
+        "rows acknowledged",
+        f"before append {TOPICS.lists}",
+        f"append {TOPICS.lists}",
+        "lists acknowledged",
+        "before write",
+        "write",
+        "written",
+        "handled",
+    ]
+    assert [step for step in world.broker.machine.steps if step in STEPS] == list(STEPS)
     assert run.handled
 
 
 def test_a_run_that_was_not_written_is_not_handled() -> None:
-    for dies_at in range(len(_steps_of(FIRST))):
+    for dies_at in range(len(_steps_of(FIRST)) - 1):
         world = World(toy_model())
         world.start(dies_at)
         run = fresh(FIRST)
@@ -236,10 +289,9 @@ def test_a_run_that_was_not_written_is_not_handled() -> None:
         assert not run.handled
 
 
-def test_a_failed_send_is_tried_again_and_counts_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "RETRY_SECONDS", (0.0,))
+def test_a_failed_send_is_tried_again_and_counts_nothing_twice() -> None:
     calm, rough = World(toy_model()), World(toy_model())
-    rough.broker.failures = [KafkaTimeoutError(), KafkaTimeoutError()]
+    rough.broker.failures = [RequestTimedOutError(), NotEnoughReplicasError()]
     run = fresh(SECOND)
 
     calm.handle(fresh(SECOND))
@@ -274,7 +326,7 @@ def test_many_events_of_a_user_give_one_row_and_one_list_triggered_by_the_last()
 
     world.handle(run_of(*(like("anna", f"a{number}") for number in (1, 2, 3)), like("bert", "b1"), like("anna", "a4")))
 
-    assert [key for key, _ in world.broker.records[TOPICS.changelog]] == [b"anna", b"bert"]
+    assert world.broker.changed() == [b"anna", b"bert"]
     by_user = {each.user_id: each for each in world.broker.lists()}
     assert len(world.broker.lists()) == 2
     assert by_user["anna"].trigger.offset == 4
@@ -293,9 +345,6 @@ def test_who_has_later_events_gets_no_list_from_an_earlier_run() -> None:
     assert [each.user_id for each in world.broker.lists()[sent:]] == ["bert"]
 
 
-EARLY = [frozenset[str](), {TOPICS.changelog}, {TOPICS.lists}, {TOPICS.changelog, TOPICS.lists}]
-
-
 def _steps_of(*runs: Run) -> list[str]:
     world = World(toy_model())
     for run in runs:
@@ -303,15 +352,14 @@ def _steps_of(*runs: Run) -> list[str]:
     return world.broker.machine.steps
 
 
-@pytest.mark.parametrize("early", EARLY, ids=["all late", "rows early", "lists early", "all early"])
 @pytest.mark.parametrize("disk", ["kept", "lost"])
-def test_a_crash_between_any_two_steps_changes_no_row_and_takes_no_list_back(early: frozenset[str], disk: str) -> None:
+def test_a_crash_between_any_two_steps_changes_no_row_and_takes_no_list_back(disk: str) -> None:
     calm = World(toy_model())
     for run in (FIRST, SECOND):
         calm.handle(fresh(run))
 
     for dies_at in range(len(_steps_of(FIRST, SECOND))):
-        rough = World(toy_model(), Broker(frozenset(early)))
+        rough = World(toy_model())
         rough.start(dies_at)
         with suppress(Crashed):
             rough.handle(fresh(FIRST))
@@ -372,7 +420,7 @@ def test_junk_that_is_too_large_to_be_set_aside_leaves_its_reason_and_does_not_h
 def test_a_key_that_is_too_large_to_be_set_aside_does_not_hold_up_the_run() -> None:
     world = World(toy_model())
     record = _record(TOPICS.interactions, 0, None, key=b"x" * (LETTER_BYTES_MAX + 1))
-    run = Run(TOPICS.interactions, PARTITION, [record])
+    run = Run(TOPICS.interactions, PARTITION, [record], GENERATION)
 
     world.handle(run)
 
@@ -385,13 +433,13 @@ def test_a_key_that_is_too_large_to_be_set_aside_does_not_hold_up_the_run() -> N
 def test_a_null_under_a_key_that_is_no_user_erases_nothing() -> None:
     world = World(None)
     world.handle(fresh(FIRST))
-    before = dict(world.disk.rows)
+    before = world.rows(), world.disk.rows[POPULARITY_KEY]
     keys = (POPULARITY_KEY, b"", b"x" * 513)
     records = [_record(TOPICS.users, at, None, key) for at, key in enumerate(keys)]
 
-    world.handle(Run(TOPICS.users, PARTITION, records))
+    world.handle(Run(TOPICS.users, PARTITION, records, GENERATION))
 
-    assert world.disk.rows == before
+    assert (world.rows(), world.disk.rows[POPULARITY_KEY]) == before
     assert [key for key, _, _ in world.broker.letters] == list(keys)
     assert world.counter("efficientrec_dlq_records_total", reason="undecodable") == 3
 
@@ -403,7 +451,7 @@ def test_a_run_of_junk_alone_writes_nothing_and_is_handled() -> None:
     world.handle(run)
 
     assert run.handled
-    assert world.disk.rows == {}
+    assert world.disk.rows.keys() == {PROGRESS_KEY}
     assert len(world.broker.letters) == 2
 
 
@@ -441,7 +489,7 @@ def test_a_null_on_the_users_topic_erases_row_and_list_also_when_it_comes_again(
         world.handle(users_run(("anna", None)))
 
     assert world.rows().keys() == {b"bert"}
-    assert world.broker.records[TOPICS.changelog][-1] == (b"anna", None)
+    assert [entry for entry in world.broker.records[TOPICS.changelog] if entry[0] == b"anna"][-1] == (b"anna", None)
     assert world.broker.records[TOPICS.lists][-1] == (b"anna", None)
 
 
@@ -454,3 +502,134 @@ def test_what_is_described_after_an_erasure_in_one_run_starts_afresh() -> None:
     row = unpack([world.rows()[b"anna"]], 0, 0)
     assert int(row.events[0]) == 0
     assert row.traits[0, 0] == key_of("taste=b")
+
+
+def test_who_was_erased_does_not_come_back_with_a_run_that_is_delivered_again() -> None:
+    world = World(toy_model())
+    world.handle(fresh(FIRST))
+    world.handle(users_run(("anna", None)))
+    world.start()
+
+    world.handle(fresh(FIRST))
+
+    assert world.rows().keys() == {b"bert"}
+    assert world.broker.records[TOPICS.lists][-1][0] == b"bert"
+
+
+def test_an_erasure_that_is_delivered_again_leaves_the_fresh_profile_and_its_list_alone() -> None:
+    world = World(toy_model())
+    world.handle(fresh(FIRST))
+    world.handle(users_run(("anna", None)))
+    world.handle(fresh(SECOND))
+    after = dict(world.rows()), list(world.broker.records[TOPICS.lists])
+    world.start()
+
+    world.handle(users_run(("anna", None)))
+
+    assert (world.rows(), world.broker.records[TOPICS.lists]) == after
+    row = unpack([world.rows()[b"anna"]], 0, 0)
+    assert (int(row.events[0]), int(row.begun[0])) == (1, 3)
+
+
+def test_an_erasure_whose_null_list_was_not_sent_sends_it_when_it_is_delivered_again() -> None:
+    world = World(toy_model())
+    world.handle(fresh(FIRST))
+    machine = world.start()
+    machine.dies_at = 3  # after "rows acknowledged", before the lists
+    with pytest.raises(Crashed):
+        world.handle(users_run(("anna", None)))
+    assert world.broker.records[TOPICS.lists][-1][1] is not None
+    world.start()
+
+    world.handle(users_run(("anna", None)))
+
+    assert world.broker.records[TOPICS.lists][-1] == (b"anna", None)
+
+
+def test_a_run_of_an_earlier_generation_is_left_alone() -> None:
+    world = World(toy_model())
+    run = replace(fresh(FIRST), generation=GENERATION - 1)
+
+    world.handle(run)
+
+    assert not run.handled
+    assert world.rows() == {}
+    assert world.counter("efficientrec_runs_abandoned_total") == 1
+
+
+def test_who_has_lost_the_partition_appends_nothing_more() -> None:
+    world = World(toy_model())
+    old = world.loop
+    world.start()  # another worker has claimed the partition
+    world.handle(fresh(FIRST))
+    before = {topic: list(records) for topic, records in world.broker.records.items()}
+    late = fresh(SECOND)
+
+    asyncio.run(old.interactions(late))
+
+    assert not late.handled
+    assert world.broker.records == before
+
+
+def test_records_on_the_wrong_partition_are_counted_and_served_there_unless_told_otherwise() -> None:
+    world = World(toy_model())
+
+    world.handle(run_of(like(HERE, "a1"), like(ELSEWHERE, "a1")))
+
+    assert world.rows().keys() == {HERE.encode(), ELSEWHERE.encode()}
+    assert world.counter("efficientrec_key_partition_mismatches_total") == 1
+    assert world.broker.forwarded == []
+
+
+def test_records_on_the_wrong_partition_are_forwarded_once_when_the_settings_say_so() -> None:
+    world = World(toy_model(), wrong_partition="forward")
+    run = run_of(like(HERE, "a1"), like(ELSEWHERE, "a1"))
+
+    world.handle(run)
+
+    assert run.handled
+    assert world.rows().keys() == {HERE.encode()}
+    assert [each.user_id for each in world.broker.lists()] == [HERE]
+    ((key, value, headers),) = world.broker.forwarded
+    assert (key, value) == (ELSEWHERE.encode(), run.records[1].value)
+    assert headers == {ORIGIN: f"{TOPICS.interactions}/{PARTITION}/1".encode()}
+
+
+def test_a_forwarded_record_is_served_where_it_came_to_and_counts_once_however_often_it_comes() -> None:
+    world = World(toy_model(), wrong_partition="forward")
+    forwarded = [
+        replace(record, offset=offset, headers=((ORIGIN, b"elsewhere/2/40"),))
+        for offset in range(2)
+        for record in run_of(like(ELSEWHERE, "a1")).records
+    ]
+
+    world.handle(Run(TOPICS.interactions, PARTITION, forwarded, GENERATION))
+
+    assert world.broker.forwarded == []
+    assert int(unpack([world.rows()[ELSEWHERE.encode()]], 0, 0).events[0]) == 1
+    assert world.counter("efficientrec_events_total", event_type="like", outcome="repeated") == 1
+
+
+def test_what_a_user_sends_beyond_the_limit_of_a_second_is_counted_as_limited() -> None:
+    world = World(toy_model(), user_events_per_second=2)
+
+    world.handle(run_of(*(like("anna", f"a{number}") for number in range(1, 6)), like("bert", "b1")))
+
+    assert int(unpack([world.rows()[b"anna"]], 0, 0).events[0]) == 2
+    assert int(unpack([world.rows()[b"bert"]], 0, 0).events[0]) == 1
+    assert world.counter("efficientrec_events_total", event_type="like", outcome="limited") == 3
+
+
+def test_before_the_first_model_rows_and_popularity_of_a_run_are_whole_or_absent() -> None:
+    longest = f"{'i' * 508}"
+    items = [f"{longest}{number:04d}" for number in range(ITEMS_MAX)]
+    world = World(None)
+    # The fullest rows and the longest popularity that there can be.
+    for first in range(0, 640, 80):
+        world.handle(
+            run_of(*(like("u", items[(first + n) % ITEMS_MAX], f"e{first + n}") for n in range(80)), first=first)
+        )
+    full = len(world.rows()[b"u"])
+    popularity = len(world.disk.rows[POPULARITY_KEY])
+
+    assert COLD_EVENTS_MAX * (full + 512) + popularity + 200 < BATCH_BYTES

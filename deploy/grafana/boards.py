@@ -218,11 +218,14 @@ def _work() -> list[Stat | TimeSeries]:
         ),
         _lines(
             "Trouble",
-            "Rebalances happen when workers come and go. A run that the broker did not take is sent again, and its "
-            "partition waits for it.",
+            "Rebalances happen when workers come and go; runs whose partition has gone are left to its new worker. "
+            "What the broker did not take is sent again, and its partition waits for it. Misplaced interactions come "
+            "from a producer that does not place keys by murmur2.",
             {
                 "rebalances": "sum(increase(efficientrec_rebalances_total[$__rate_interval]))",
-                "runs sent again": "sum(increase(efficientrec_send_failures_total[$__rate_interval]))",
+                "runs left to others": "sum(increase(efficientrec_runs_abandoned_total[$__rate_interval]))",
+                "sent again": "sum(increase(efficientrec_send_failures_total[$__rate_interval]))",
+                "misplaced": "sum(increase(efficientrec_key_partition_mismatches_total[$__rate_interval]))",
             },
             "short",
         ),

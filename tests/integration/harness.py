@@ -15,7 +15,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,7 +27,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from numpy.typing import NDArray
 
 from efficientrec.artifact import WEIGHTS
-from efficientrec.errors import InteractionInvalid
+from efficientrec.errors import InteractionInvalid, RecordInvalid
 from efficientrec.features import trait_keys
 from efficientrec.interactions import key_of
 from efficientrec.model import Model
@@ -36,6 +36,7 @@ from efficientrec.recompute import Event, recompute
 from streams import topics
 from streams.broker import free_port
 from streams.children import start_child, stop_child
+from streams.disk import OFFSET_KEY
 from streams.features import feature_texts
 from streams.offsets import true_ends
 from streams.records import (
@@ -51,9 +52,8 @@ from streams.records import (
     rfc3339,
 )
 from streams.settings import PREFIX, Settings
-from streams.table import OFFSET_KEY
 from streams.topics import Topics
-from streams.worker import POPULARITY_KEY
+from tests.kafka import is_apache
 from tests.toy import START, save_toy
 
 WAIT_SECONDS = 60.0
@@ -61,10 +61,14 @@ WAIT_SECONDS = 60.0
 
 Record: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
 KeyValue: TypeAlias = tuple[bytes | None, bytes | None]
+NOT_A_USER = b"\xff"
+"""How the keys of the changelog begin that are no user's: this byte never occurs in UTF-8."""
 
 
 class Worker:
     """A process of `efficientrec worker` with a disk of its own, which outlives it."""
+
+    command: Sequence[str] = ("-m", "streams", "worker")
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.folder = folder
@@ -81,7 +85,15 @@ class Worker:
             value = changed.get(each.name, getattr(self._settings, each.name))
             if each.name != "weights":
                 environ[PREFIX + each.name.upper()] = str(value)
-        self._process = start_child([sys.executable, "-m", "streams", "worker"], log=self.log, environ=environ)
+        environ |= self.environ()
+        self._process = start_child([sys.executable, *self.command], log=self.log, environ=environ)
+
+    def environ(self) -> dict[str, str]:
+        """Variables beside the settings."""
+        return {}
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -90,7 +102,7 @@ class Worker:
 
     def kill(self) -> None:
         """SIGKILL, which leaves the worker no time for anything."""
-        self.process.kill()
+        self.process.kill()  # of a process that is stopped (SIGSTOP) as well
         self.process.wait()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -137,6 +149,7 @@ class World:
                 "heartbeat_interval_seconds": 1.0,
                 "commit_interval_seconds": 0.2,
                 "request_timeout_seconds": 20.0,
+                "fencing": "on" if is_apache(address) else "off",  # the embedded broker knows no producer ids
                 **settings,
             }
         )
@@ -149,12 +162,12 @@ class World:
     def create_topics(self) -> None:
         asyncio.run(topics.create(self.settings))
 
-    def worker(self, name: str) -> Worker:
-        """The worker of this name, started or not."""
+    def worker(self, name: str, kind: type[Worker] = Worker, **settings: Any) -> Worker:
+        """The worker of this name, started or not. kind, settings: of one that is not there yet, if it is special."""
         if name not in self._workers:
             folder = self.folder / name
             folder.mkdir(parents=True)
-            self._workers[name] = Worker(self.settings, folder)
+            self._workers[name] = kind(replace(self.settings, **settings), folder)
         return self._workers[name]
 
     def start(self, *names: str) -> list[Worker]:
@@ -170,12 +183,14 @@ class World:
             if worker._process is not None:
                 stop_child(worker._process)
 
-    def produce(self, topic: str, records: Iterable[KeyValue]) -> None:
-        """Returns when the broker has them; the key decides the partition as it does for any Kafka client."""
-        asyncio.run(self._produce(topic, list(records)))
+    def produce(self, topic: str, records: Iterable[KeyValue]) -> list[tuple[int, int]]:
+        """Returns when the broker has them, with (partition, offset) of each; the key decides the partition as it does
+        for any Kafka client."""
+        return asyncio.run(self._produce(topic, list(records)))
 
-    async def _produce(self, topic: str, records: Sequence[KeyValue]) -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=self.address, linger_ms=5)
+    async def _produce(self, topic: str, records: Sequence[KeyValue]) -> list[tuple[int, int]]:
+        places = []
+        producer = AIOKafkaProducer(bootstrap_servers=self.address, linger_ms=5, acks="all")
         await producer.start()
         try:
             sent = [await producer.send(topic, value, key=key) for key, value in records]
@@ -183,8 +198,10 @@ class World:
                 at = await future
                 place = TopicPartition(at.topic, at.partition)
                 self._ends[place] = max(self._ends.get(place, 0), at.offset + 1)
+                places.append((at.partition, at.offset))
         finally:
             await producer.stop()
+        return places
 
     def interact(self, *events: Interaction) -> None:
         self.produce(self.topics.interactions, [(event.user_id.encode(), encode(event)) for event in events])
@@ -203,9 +220,26 @@ class World:
 
     def behind(self) -> int:
         """How many of the produced interactions and users the workers have not committed yet."""
-        mine = [place for place in self._ends if place.topic in (self.topics.interactions, self.topics.users)]
-        committed = asyncio.run(self._committed(mine))
-        return sum(self._ends[place] - committed[place] for place in mine)
+        return sum(self.backlog().values())
+
+    def backlog(self) -> dict[tuple[str, int], int]:
+        """The same by (topic, partition), without those that are done."""
+        left = {
+            (topic, number): self.end(topic, number) - done
+            for topic in (self.topics.interactions, self.topics.users)
+            for number, done in self.committed(topic).items()
+        }
+        return {place: records for place, records in left.items() if records}
+
+    def end(self, topic: str, partition: int) -> int:
+        """The offset after the last record that was produced here."""
+        return self._ends.get(TopicPartition(topic, partition), 0)
+
+    def committed(self, topic: str) -> dict[int, int]:
+        """Partition → up to where the workers have committed what was produced here."""
+        places = [place for place in self._ends if place.topic == topic]
+        found = asyncio.run(self._committed(places)) if places else {}
+        return {place.partition: offset for place, offset in found.items()}
 
     async def _committed(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
@@ -278,7 +312,7 @@ class World:
         return {
             key: record.value
             for key, record in self.last(self.topics.changelog).items()
-            if key is not None and key != POPULARITY_KEY and record.value is not None
+            if key is not None and not key.startswith(NOT_A_USER) and record.value is not None
         }
 
     def accepted(self, whose: str = "") -> dict[str, list[Event]]:
@@ -304,29 +338,49 @@ class World:
                     at_ms=moment_ms(event.event_time),
                     event_id=event.event_id,
                     excludes=bool(policy.excludes([event.event_type])[0]),
+                    arrived_ms=max(0, record.timestamp),
                 )
             )
         return events
 
     def recomputed(self, rows: Mapping[bytes, bytes], whose: str = "") -> dict[bytes, bytes]:
-        """User → what the row should be by the plain program, which takes model and `built` from the row's header."""
-        described: dict[bytes | None, tuple[int, NDArray[np.uint64]]] = {}
-        for key, record in self.last(self.topics.users).items():
-            if record.value is not None and key is not None:
-                user = decode_user(record.value, key)
-                described[key] = (record.offset, trait_keys(feature_texts(user.features)))
+        """User → what the row should be by the plain program, which takes model and `built` from the row's header.
+
+        Only of a user who was erased it takes the row's word for where the profile begins, and whether there is one:
+        others have every event.
+        """
+        described: dict[bytes, tuple[int, NDArray[np.uint64]]] = {}
+        erased: set[bytes] = set()
+        for record in self.read(self.topics.users):
+            key = record.key
+            try:
+                if key is None:
+                    continue
+                if record.value is None:
+                    erased.add(key)
+                    described.pop(key, None)
+                else:
+                    user = decode_user(record.value, key)
+                    described[key] = (record.offset, trait_keys(feature_texts(user.features)))
+            except RecordInvalid:
+                continue
+        events = {user_id.encode(): found for user_id, found in self.accepted(whose).items()}
         expected = {}
-        for user_id, events in self.accepted(whose).items():
-            key = user_id.encode()
+        for key in events | {key: [] for key in described if key.startswith(whose.encode()) and key not in events}:
+            if key in erased and key not in rows:
+                continue
             head: Any = np.frombuffer(rows[key], HEADER, 1)[0] if key in rows else np.zeros((), HEADER)
             offset, traits = described.get(key, (-1, np.zeros(0, np.uint64)))
+            began = int(head["begun"]) if key in erased else -1
             expected[key] = recompute(
-                events,
+                () if key in erased and began < 0 else events.get(key, ()),
                 self.models.get(int(head["model"])),
                 built=int(head["built"]),
                 partition=int(head["partition"]),
                 traits=traits.tolist(),
                 users_offset=offset,
+                begun=began,
+                admission=self.settings.admission,
             )
         return expected
 
@@ -338,10 +392,7 @@ class World:
                 if _reach(content) > _reach(furthest.get(partition, {})):
                     furthest[partition] = content
         return {
-            key: row
-            for content in furthest.values()
-            for key, row in content.items()
-            if key not in (OFFSET_KEY, POPULARITY_KEY)
+            key: row for content in furthest.values() for key, row in content.items() if not key.startswith(NOT_A_USER)
         }
 
 

@@ -1,0 +1,157 @@
+"""Requests to the broker by which a partition has one writer: claim a producer id, append a batch under it.
+
+One request each, tried once: what to do about a failure is the writer's affair (writer.py). aiokafka's own producer has
+one producer id for all its partitions, so its client and its record batches are used without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    CorruptRecordException,
+    InvalidProducerEpoch,
+    KafkaError,
+    LeaderNotAvailableError,
+    NodeNotReadyError,
+    NoError,
+    ProducerFenced,
+    for_code,
+)
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import InitProducerIdRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.structs import TopicPartition
+
+from streams.outbox import KeyValue
+
+_MAGIC = 2
+_BATCH_BYTES_MAX = 1 << 30  # the builder's own limit: the writer has cut the batches already
+_TRANSACTION_TIMEOUT_MS = 60_000  # the broker wants one; no transaction is ever begun
+_PRODUCER_FENCED = 90  # a code that aiokafka does not know; it means the same as an epoch that is over
+
+
+class ProducerId(NamedTuple):
+    """Under which the records of a partition are appended; a broker refuses those of an earlier epoch."""
+
+    number: int
+    epoch: int
+
+
+class _Again(KafkaError):  # type: ignore[misc]  # untyped there
+    """What aiokafka counts among the final errors, and Kafka among those that pass."""
+
+    retriable = True
+
+
+_AGAIN = (ConcurrentTransactions, CorruptRecordException)
+
+UNFENCED = ProducerId(-1, -1)
+"""Stands for none: the broker then takes records from everybody."""
+
+
+class Wire(Protocol):
+    """What a writer asks of the broker. Both raise KafkaError, whose `retriable` says whether to try again."""
+
+    async def claim(self, name: str) -> ProducerId:
+        """A producer id with an epoch above all that were given out under this name before."""
+        ...
+
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        producer: ProducerId,
+        sequence: int,
+        records: Sequence[KeyValue],
+        timestamp_ms: int,
+    ) -> int:
+        """The offset of the first of these records, once every in-sync replica has them. A batch whose producer and
+        sequence the broker has seen is not appended twice. Raises ProducerFenced when the epoch is over."""
+        ...
+
+
+class KafkaWire:
+    """The requests over aiokafka's client: one connection to each broker for all partitions."""
+
+    def __init__(self, bootstrap_servers: Sequence[str], request_timeout_seconds: float, topics: Iterable[str]) -> None:
+        self._servers = list(bootstrap_servers)
+        self._timeout_ms = int(1000 * request_timeout_seconds)
+        self._topics = list(topics)
+        self._client: Any = None
+
+    async def start(self) -> None:
+        self._client = AIOKafkaClient(bootstrap_servers=self._servers, request_timeout_ms=self._timeout_ms)
+        await self._client.bootstrap()
+        await self._client.set_topics(self._topics)
+
+    async def stop(self) -> None:
+        """Closes the connections; harmless when they were never opened."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def claim(self, name: str) -> ProducerId:
+        try:
+            node = await self._client.coordinator_lookup(CoordinationType.TRANSACTION, name)
+            request = InitProducerIdRequest(name, _TRANSACTION_TIMEOUT_MS)
+            reply = await self._client.send(node, request, group=ConnectionGroup.COORDINATION)
+        except KafkaError:
+            self._client.force_metadata_update()
+            raise
+        _raise_for(reply.error_code)
+        return ProducerId(reply.producer_id, reply.producer_epoch)
+
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        producer: ProducerId,
+        sequence: int,
+        records: Sequence[KeyValue],
+        timestamp_ms: int,
+    ) -> int:
+        leader = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
+        if leader is None or leader < 0:
+            await self._client.force_metadata_update()
+            raise LeaderNotAvailableError(f"{topic}-{partition}")
+        batch = _batch(producer, sequence, records, timestamp_ms)
+        request = ProduceRequest(
+            transactional_id=None, required_acks=-1, timeout=self._timeout_ms, topics=[(topic, [(partition, batch)])]
+        )
+        try:
+            reply = await self._client.send(leader, request)
+        except NodeNotReadyError:
+            await self._client.force_metadata_update()
+            raise
+        ((_, ((_, code, first, *_),)),) = reply.topics
+        error = for_code(code)
+        if getattr(error, "invalid_metadata", False):
+            await self._client.force_metadata_update()
+        _raise_for(code)
+        return int(first)
+
+
+def _batch(producer: ProducerId, sequence: int, records: Sequence[KeyValue], timestamp_ms: int) -> bytes:
+    builder = DefaultRecordBatchBuilder(
+        _MAGIC,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=producer.number,
+        producer_epoch=producer.epoch,
+        base_sequence=sequence,
+        batch_size=_BATCH_BYTES_MAX,
+    )
+    for place, (key, value) in enumerate(records):
+        builder.append(place, timestamp_ms, key, value, [])
+    return bytes(builder.build())
+
+
+def _raise_for(code: int) -> None:
+    error = for_code(code)
+    if code == _PRODUCER_FENCED or error is InvalidProducerEpoch:
+        raise ProducerFenced
+    if error is not NoError:
+        raise _Again(error.__name__) if error in _AGAIN else error
