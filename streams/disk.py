@@ -7,6 +7,8 @@ what is damaged is put aside, never repaired, and what cannot be written is said
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ import msgspec
 import rocksdict
 
 from efficientrec.errors import StateCorrupt, StateMismatch, StateUnwritable
+from streams.topics import NULLS_KEPT_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -110,19 +113,9 @@ class Disk:
         self._release()
 
     def put_aside(self, reason: str) -> Path:
-        """Closes the folder and renames it; returns where it is now. Nothing is deleted."""
+        """Closes the folder and renames it; returns where it is now."""
         self._release()
-        name = f"{self.folder.name}.aside-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-        aside, number = self.folder.with_name(name), 1
-        while aside.exists():
-            number += 1
-            aside = self.folder.with_name(f"{name}-{number}")
-        try:
-            self.folder.rename(aside)
-        except OSError as error:
-            raise _unwritable(self.folder, error) from error
-        log.warning("%s: %s. It is now %s; the changelog rebuilds it", self.folder, reason, aside)
-        return aside
+        return _put_aside(self.folder, reason)
 
     @property
     def _open(self) -> rocksdict.Rdict:
@@ -164,11 +157,30 @@ class Disk:
 
 
 def open_or_start_empty(folder: Path, identity: Identity, options: rocksdict.Options) -> Disk:
-    """The folder as it is; when it is damaged, an empty one in its place."""
+    """The folder as it is; when it is damaged, or too old to trust, an empty one in its place."""
+    written_at = max((file.stat().st_mtime for file in folder.glob("*")), default=math.inf)
+    if time.time() - written_at > NULLS_KEPT_SECONDS:
+        days = NULLS_KEPT_SECONDS / 86_400
+        _put_aside(folder, f"last written more than {days:g} days ago: what was erased since may not be known any more")
     try:
         return Disk(folder, identity, options)
     except StateCorrupt:
         return Disk(folder, identity, options)
+
+
+def _put_aside(folder: Path, reason: str) -> Path:
+    """Renames the folder and returns where it is now. Nothing is deleted."""
+    name = f"{folder.name}.aside-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    aside, number = folder.with_name(name), 1
+    while aside.exists():
+        number += 1
+        aside = folder.with_name(f"{name}-{number}")
+    try:
+        folder.rename(aside)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    log.warning("%s: %s. It is now %s; the changelog rebuilds it", folder, reason, aside)
+    return aside
 
 
 def _is_empty(db: rocksdict.Rdict) -> bool:

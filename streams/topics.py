@@ -21,7 +21,7 @@ from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
-NULLS_KEPT_MS = 7 * 86_400_000
+NULLS_KEPT_SECONDS = 7 * 86_400
 """How long a null stays in a compacted topic: the longest time that a worker's disk or a trainer may be away."""
 TABLE = "profiles"
 """The worker's table; its changelog's name follows from it."""
@@ -118,7 +118,7 @@ def _configs(topic: Topic, copies: int) -> dict[str, str]:
     anew; whoever is away longer would never learn of an erasure."""
     configs = {"cleanup.policy": topic.cleanup}
     if topic.cleanup == "compact":
-        configs["delete.retention.ms"] = configs["min.compaction.lag.ms"] = str(NULLS_KEPT_MS)
+        configs["delete.retention.ms"] = configs["min.compaction.lag.ms"] = str(1000 * NULLS_KEPT_SECONDS)
     if copies >= 3:
         configs["min.insync.replicas"] = "2"  # one broker may be away, and what is acknowledged is on two
     return configs

@@ -126,9 +126,8 @@ class Writer:
             if self._leaving:
                 raise PartitionLost(f"partition {self.partition} is given up without {what}")
             pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
-            log.error(
-                "partition %d: the broker did not take %s (%s); again in %g s", self.partition, what, reason, pause
-            )
+            level = logging.ERROR if failures else logging.WARNING  # the first often passes: a leader has just changed
+            log.log(level, "partition %d: no %s yet (%s); again in %g s", self.partition, what, reason, pause)
             await writers.sleep(pause)
         raise AssertionError
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import re
 import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -244,6 +246,22 @@ def test_a_disk_one_record_behind_its_fence_is_kept(tmp_path: Path) -> None:
 
     assert (expect_whole(rows, 9), asides(tmp_path)) == (9, [])
     close(rows)
+
+
+def test_a_disk_older_than_the_nulls_of_its_changelog_is_put_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = two_files(tmp_path)
+    for days in (6, 8):
+        at = time.time() - days * 86_400
+        for file in folder.iterdir():
+            os.utime(file, (at, at))
+
+        rows = opened(tmp_path, fence=10)
+
+        assert (expect_whole(rows, 9), len(asides(tmp_path))) == ((9, 0) if days == 6 else (-1, 1))
+        close(rows)
+    assert "last written more than 7 days ago" in caplog.text
 
 
 def test_a_partition_that_was_open_all_along_is_put_aside_as_well_and_names_never_clash(tmp_path: Path) -> None:
