@@ -167,15 +167,13 @@ class App(faust.App):
         return await self.services.writers.claim(partition, self.consumer_generation_id)
 
     def progress(self) -> dict[TP, int]:
-        """How far the rows of each partition have got with each source; where nothing has happened yet it is left
-        out."""
+        """How far the rows of each partition have got with each source."""
         found = {}
         for partition in self.table.store.ends:
             (stored,) = self.table.store.read(partition, [PROGRESS_KEY])
             progress = Progress.from_bytes(stored)
             for topic, offset in zip(self.sources, (progress.interactions, progress.users), strict=True):
-                if stored is not None:
-                    found[TP(topic, partition)] = offset
+                found[TP(topic, partition)] = offset
         return found
 
 

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -193,11 +193,9 @@ class Consumer(driver.Consumer):
         """What the changelog has lost (a broker that died, a topic made anew) was committed all the same: such events
         are read once more. Raises SourceTruncated when the state knows of more events than there are."""
         progress: dict[TP, int] = self.app.progress()
-        if not progress:
-            return
-        ends = await end_offsets(self._servers, [TopicPartition(tp.topic, tp.partition) for tp in progress])
+        bounds = await self._bounds(progress) if progress else {}
         for tp, known in progress.items():
-            end = ends[TopicPartition(tp.topic, tp.partition)]
+            start, end = bounds[tp]
             if known > end:
                 raise SourceTruncated(
                     f"partition {tp.partition} of {tp.topic} ends at offset {end}, but profiles have taken in events "
@@ -205,12 +203,25 @@ class Consumer(driver.Consumer):
                     "folded; restore the topic, or start with empty profiles under another EFFICIENTREC_GROUP"
                 )
             committed = self._committed_offset.get(tp)
+            if known < start and committed is not None:
+                log.error(
+                    "partition %d of %s begins at offset %d, but its profiles have got to %d only: the events between "
+                    "were deleted before any worker came to them; let the topic keep its records for longer",
+                    *(tp.partition, tp.topic, start, known),
+                )
             if committed is not None and known < committed:
                 log.warning(
                     "partition %d of %s was committed up to %d, its profiles reach up to %d: going back there",
                     *(tp.partition, tp.topic, committed, known),
                 )
                 await self.seek(tp, known)
+
+    async def _bounds(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
+        """Where each partition begins and ends."""
+        places = {TopicPartition(tp.topic, tp.partition): tp for tp in tps}
+        starts = await self.earliest_offsets(*places.values())
+        ends = await end_offsets(self._servers, places)
+        return {tp: (starts.get(tp) or 0, ends[place]) for place, tp in places.items()}
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._thread.heard_at = elapsed()  # to have joined is a sign of life

@@ -9,8 +9,32 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import TopicPartition
 
+from streams import topics
 from streams.offsets import end_offsets
+from streams.settings import Settings
+from streams.topics import Topics
+from streams.wire import UNFENCED, KafkaWire
 from tests.kafka import NativeKafka
+
+
+@pytest.mark.parametrize("broker", ["embedded_broker", pytest.param("apache_kafka", marks=pytest.mark.full)])
+def test_a_partition_ends_after_its_last_record_also_where_the_broker_tells_of_the_last_batch(
+    broker: str, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue(broker).address
+    settings = Settings(broker=f"kafka://{server}", prefix="ends", group="ends", partitions=1)
+    changelog = Topics.of(settings).changelog
+
+    async def ends() -> dict[TopicPartition, int]:
+        await topics.create(settings)
+        wire = KafkaWire([server], 10.0, [changelog])
+        await wire.start()
+        for size in (3, 5):  # the embedded broker tells of 4, where the second batch begins, and one more
+            await wire.append(changelog, 0, UNFENCED, 0, [(b"key", b"row")] * size, 1_700_000_000_000)
+        await wire.stop()
+        return await end_offsets([server], [TopicPartition(changelog, 0)])
+
+    assert asyncio.run(ends()) == {TopicPartition(changelog, 0): 8}
 
 
 @pytest.mark.full

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.types import TP
 
+from efficientrec.errors import SourceTruncated
 from streams.app import create_app
 from streams.settings import Settings
 from streams.topics import Topics
@@ -32,6 +33,8 @@ class Fed(Consumer):
         )
         self.fetched: Mapping[Any, list[Any]] = {}
         self.sought: list[tuple[TP, int]] = []
+        self.committed: dict[TP, int] = {}
+        self.bounds = (0, 0)
         self._set_active_tps({ZERO, ONE})
         self._sought = app.consumer_generation_id
         self.resume_flow()
@@ -45,6 +48,19 @@ class Fed(Consumer):
 
     async def _seek(self, partition: TP, offset: int) -> None:
         self.sought.append((partition, offset))
+
+    async def seek_to_committed(self) -> Any:
+        return dict(self.committed)
+
+    async def _bounds(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
+        return dict.fromkeys(tps, self.bounds)
+
+    async def resume_with(self, *, committed: int, progress: int, start: int = 0, end: int = 1000) -> None:
+        """What happens after a recovery, for partition 0."""
+        self.committed, self.bounds = {ZERO: committed}, (start, end)
+        self.app.progress = lambda: {ZERO: progress}
+        self.app.crash = _ignored
+        await self.perform_seek()
 
     def highwater(self, tp: TP) -> int:
         return 0
@@ -225,3 +241,42 @@ def test_a_flow_that_stops_between_two_runs_gives_back_the_rest_alone() -> None:
         assert consumer.sought == [(ZERO, 2)]
 
     asyncio.run(play())
+
+
+def test_a_changelog_that_lost_its_end_is_made_good_from_the_source() -> None:
+    async def play() -> None:
+        consumer = Fed()
+
+        await consumer.resume_with(committed=500, progress=420)
+
+        assert consumer.sought == [(ZERO, 420)]
+        assert [offsets(message) for message in await consumer.messages(p0=[420, 421])] == [[420, 421]]
+
+    asyncio.run(play())
+
+
+def test_profiles_that_are_ahead_of_the_commit_move_nothing() -> None:
+    async def play() -> None:
+        consumer = Fed()
+
+        await consumer.resume_with(committed=500, progress=540)
+
+        assert consumer.sought == []
+
+    asyncio.run(play())
+
+
+def test_profiles_that_know_more_events_than_there_are_stop_the_worker() -> None:
+    async def play() -> None:
+        consumer = Fed()
+
+        with pytest.raises(SourceTruncated, match=r"ends at offset 12, but .* up to 540.*EFFICIENTREC_GROUP"):
+            await consumer.resume_with(committed=0, progress=540, end=12)
+
+    asyncio.run(play())
+
+
+def test_events_that_were_deleted_before_anybody_came_to_them_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    asyncio.run(Fed().resume_with(committed=500, progress=500, start=700))
+
+    assert "begins at offset 700, but its profiles have got to 500 only" in caplog.text
