@@ -268,6 +268,7 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
     @app.on_partitions_assigned.connect
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:
         loop.reassigned()
+        services.writers.keep(table.store.ends)
         mine = sum(tp.topic == topics.interactions for tp in assigned)
         services.metrics.rebalances.inc()
         services.metrics.partitions.set(mine)

@@ -282,6 +282,7 @@ class Loop:
                 await writer.patiently(lambda: self._aside.set_aside(letters), "dead letters")
             self._reached("lists acknowledged")
         # 5.
+        writer.check()  # or these rows would go over newer ones, read from the changelog after another claim
         assert offset is not None, "a run always moves the progress on"
         with self._metrics.timed("write"):
             self._store.write(writer.partition, changelog, offset)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from itertools import count
 from typing import TypeVar
 
@@ -83,7 +83,8 @@ class Writer:
         """What is under way may end; what fails is not tried again."""
         self._leaving = True
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises PartitionLost when another one has claimed the partition."""
         if self.lost_at is not None:
             raise PartitionLost(f"another worker has claimed partition {self.partition}")
 
@@ -106,7 +107,7 @@ class Writer:
         """What the attempt returns, as soon as it succeeds. Raises as `append` does."""
         writers = self._writers
         for failures in count():
-            self._check()
+            self.check()
             if writers.alive():
                 try:
                     done = await attempt()
@@ -196,6 +197,10 @@ class Writers:
                 f"a run of partition {partition} was delivered in generation {generation}, which is over"
             )
         return writer
+
+    def keep(self, partitions: Container[int]) -> None:
+        """Forgets the writers of all other partitions: they are somebody else's now."""
+        self._writers = {number: writer for number, writer in self._writers.items() if number in partitions}
 
     def leave(self) -> None:
         """Partitions are about to be given back: whoever waits for a broker stops waiting."""

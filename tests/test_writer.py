@@ -175,6 +175,21 @@ def test_who_claims_again_may_write_again_but_not_for_runs_of_before() -> None:
     assert group.writers.lost_for() == 0
 
 
+def test_who_was_claimed_over_is_forgotten_with_the_partition() -> None:
+    log = Log()
+    old, new = Group(log), Group(log)
+    old.claim()
+    new.claim()
+    with pytest.raises(PartitionLost):
+        old.append((b"u", b"stale"))
+
+    old.writers.keep({1, 2})
+
+    assert old.writers.lost_for() == 0
+    with pytest.raises(PartitionLost):
+        old.append((b"u", b"stale"))
+
+
 def test_while_the_group_hears_nothing_of_a_worker_it_does_not_write() -> None:
     group = Group(Log(), fences=False)
     group.claim()
