@@ -84,6 +84,8 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._delivered: dict[TP, deque[Run]] = defaultdict(deque)
         """The runs that were handed out and not yet committed, in order."""
+        self._done: dict[TP, int] = {}
+        """Offset after the last run of an unbroken row of handled ones: what may be committed."""
         self._seeks = 0
         """Starts and ends of seeks to the committed offsets: odd while one is under way."""
         self._sought: int | None = None
@@ -137,21 +139,28 @@ class Consumer(driver.Consumer):
         return message
 
     def _new_offset(self, tp: TP) -> int | None:
-        """Offset after the last run of an unbroken row of handled ones; None when there is none.
+        """Offset after the last run of an unbroken row of handled ones; None when there was none.
 
         Faust's own looks at what was acknowledged, and it acknowledges an event as well when its agent has left it
         alone, was cancelled, or raised. It also looks for gaps between offsets, of which runs consist. Here only a run
         counts that is marked as handled and belongs to the present generation: everything else is read again.
         """
         delivered, committed = self._delivered[tp], self._committed_offset[tp] or 0
-        newest = None
         while delivered and (delivered[0].handled or delivered[0].last < committed):
             if delivered[0].generation != self.app.consumer_generation_id:
                 break
-            newest = delivered.popleft().last
+            self._done[tp] = delivered.popleft().last + 1
         self._acked[tp].clear()
         self._acked_index[tp].clear()
-        return None if newest is None else newest + 1
+        return self._done.get(tp)
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        """Faust takes offsets for committed whether the broker took them or not; what it did not is due again."""
+        before = {tp: self._committed_offset[tp] for tp in offsets}
+        did_commit: bool = await super()._commit_offsets(offsets, start_new_transaction)
+        if not did_commit:
+            self._committed_offset.update(before)
+        return did_commit
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Offsets between runs are no gaps: what is committed follows from what was delivered."""
@@ -236,6 +245,7 @@ class Consumer(driver.Consumer):
         """What was handed out of these partitions will be delivered again, from the committed offset."""
         for tp in partitions:
             self._delivered.pop(tp, None)
+            self._done.pop(tp, None)
             self._acked.pop(tp, None)
             self._acked_index.pop(tp, None)
 

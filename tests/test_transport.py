@@ -34,6 +34,8 @@ class Fed(Consumer):
         self.fetched: Mapping[Any, list[Any]] = {}
         self.sought: list[tuple[TP, int]] = []
         self.committed: dict[TP, int] = {}
+        self.commits: list[Mapping[TP, int]] = []
+        self.takes_commits = True
         self.bounds = (0, 0)
         self._set_active_tps({ZERO, ONE})
         self._sought = app.consumer_generation_id
@@ -48,6 +50,13 @@ class Fed(Consumer):
 
     async def _seek(self, partition: TP, offset: int) -> None:
         self.sought.append((partition, offset))
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        self.commits.append(dict(offsets))
+        return self.takes_commits
+
+    def assignment(self) -> set[TP]:
+        return {ZERO, ONE}
 
     async def seek_to_committed(self) -> Any:
         return dict(self.committed)
@@ -119,9 +128,24 @@ def test_only_an_unbroken_row_of_handled_runs_is_committed() -> None:
         assert consumer._new_offset(ZERO) is None
         done(consumer, first)
         assert consumer._new_offset(ZERO) == 4
-        assert consumer._new_offset(ZERO) is None
         done(consumer, third)
         assert consumer._new_offset(ZERO) == 6
+
+    asyncio.run(play())
+
+
+def test_what_the_broker_did_not_take_is_committed_again() -> None:
+    async def play() -> None:
+        consumer = Fed()
+        done(consumer, *await consumer.messages(p0=range(4)))
+        consumer.takes_commits = False
+        assert not await consumer.commit()
+
+        consumer.takes_commits = True
+
+        assert await consumer.commit()
+        assert consumer.commits == [{ZERO: 4}, {ZERO: 4}]
+        assert not await consumer.commit()
 
     asyncio.run(play())
 
