@@ -224,6 +224,8 @@ class Consumer(driver.Consumer):
                     *(tp.partition, tp.topic, committed, known),
                 )
                 await self.seek(tp, known)
+                self._committed_offset[tp] = known
+                await self._commit({tp: known})  # or a crash before its lists are out would pass them over
 
     async def _bounds(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
         """Where each partition begins and ends."""

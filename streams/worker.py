@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 STEPS = ("folded", "forwarded", "rows acknowledged", "lists acknowledged", "written", "handled")
 """The order of things, as `Loop._interactions` explains it. A worker can be told to call somebody after each."""
 POPULARITY_KEY = b"\xffpopularity"  # user ids are UTF-8, in which this byte never occurs
-COLD_EVENTS_MAX = 100
+COLD_EVENTS_MAX = 80
 """Most events of a run before the first model: so their rows and the popularity fit into one record batch (outbox.py),
 which a broker takes whole or not at all. Else a crash could leave the rows of a run and not its popularity."""
 
@@ -105,7 +105,12 @@ class Loop:
         is left to him: it is not handled, and so not committed."""
         try:
             async with self._locks[run.partition]:
-                await handle(run, self._writers.of(run.partition, run.generation))
+                writer = self._writers.of(run.partition, run.generation)
+                try:
+                    await handle(run, writer)
+                except Exception:
+                    writer.give_up()
+                    raise
         except PartitionLost as lost:
             self._metrics.abandoned.inc()
             log.warning("a run of partition %d is left alone: %s", run.partition, lost)
@@ -148,8 +153,8 @@ class Loop:
             *stored, at = self._store.read(run.partition, [*keys, PROGRESS_KEY])
             progress = Progress.from_bytes(at)
             before = _unpacked(stored, model)
-            absent = np.array([row is None for row in stored], np.bool_)
-            before.offset[absent] = progress.interactions - 1
+            # Who has no events has none yet, or was erased: what was taken in before does not begin a new profile.
+            before.offset[before.events == 0] = progress.interactions - 1
         with self._metrics.timed("fold"):
             folded = profile.fold(before, events, None if model is None else model.encoder, self._settings.admission)
             changed = np.flatnonzero(folded.changed)
@@ -198,7 +203,7 @@ class Loop:
             for key, row, is_fresh in zip(keys, packed, fresh.tolist(), strict=True)
             if is_fresh
         ]
-        erased = [key for key, change in applied.items() if change.erases and key not in changes]
+        erased = [key for key, change in applied.items() if change.erases]
         events = _unpacked(self._store.read(run.partition, erased), None).events.tolist()
         gone: list[KeyValue] = [(key, None) for key, count in zip(erased, events, strict=True) if not count]
         gone += [(key, None) for key, change in changes.items() if change.erases]

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from itertools import count
 from typing import TypeVar
 
-from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.errors import KafkaError, KafkaTimeoutError, ProducerFenced
 
 from efficientrec.errors import BrokerUnavailable
 from streams.outbox import BATCH_BYTES, KeyValue
@@ -56,6 +56,7 @@ class Writer:
         """When the broker refused it, by the monotonic clock."""
         self._writers = writers
         self._leaving = False
+        self._has_given_up = False
         self._producer = UNFENCED
         self._claimed_at = 0.0
         self._sequence: dict[str, int] = {}
@@ -75,7 +76,9 @@ class Writer:
         last = None
         for batch in _batches(records):
             if self._producer != UNFENCED and time.monotonic() > self._claimed_at + RECLAIM_SECONDS:
+                self._check_stay()  # or whoever is given the partition meanwhile would be robbed of it
                 await self.claim()
+                self._check_stay()
             last = await self.patiently(lambda: self._append(topic, batch, timestamp_ms), f"records for {topic}")  # noqa: B023
         return last
 
@@ -83,10 +86,20 @@ class Writer:
         """What is under way may end; what fails is not tried again."""
         self._leaving = True
 
+    def give_up(self) -> None:
+        """Takes nothing more until the next claim: a run was left undone, and none may pass it."""
+        self._has_given_up = True
+
     def check(self) -> None:
-        """Raises PartitionLost when another one has claimed the partition."""
+        """Raises PartitionLost when another one has claimed the partition, or a run of it was left undone."""
+        if self._has_given_up:
+            raise PartitionLost(f"an earlier run of partition {self.partition} was left undone")
         if self.lost_at is not None:
             raise PartitionLost(f"another worker has claimed partition {self.partition}")
+
+    def _check_stay(self) -> None:
+        if self._leaving:
+            raise PartitionLost(f"partition {self.partition} is about to be given back")
 
     async def _claim(self) -> int:
         writers = self._writers
@@ -118,7 +131,7 @@ class Writer:
                     self.lost_at = time.monotonic()
                     raise PartitionLost(f"another worker has claimed partition {self.partition}") from error
                 except KafkaError as error:
-                    if not error.retriable:
+                    if not (error.retriable or isinstance(error, KafkaTimeoutError)):
                         raise
                     reason = repr(error)
             else:

@@ -274,6 +274,7 @@ def test_a_changelog_that_lost_its_end_is_made_good_from_the_source() -> None:
         await consumer.resume_with(committed=500, progress=420)
 
         assert consumer.sought == [(ZERO, 420)]
+        assert consumer.commits == [{ZERO: 420}]
         assert [offsets(message) for message in await consumer.messages(p0=[420, 421])] == [[420, 421]]
 
     asyncio.run(play())

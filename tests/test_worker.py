@@ -21,15 +21,15 @@ from aiokafka.structs import ConsumerRecord
 
 from efficientrec.interactions import key_of
 from efficientrec.model import Model
-from efficientrec.popularity import ITEMS_MAX
-from efficientrec.profile import unpack
+from efficientrec.popularity import ITEMS_MAX, Popularity
+from efficientrec.profile import ROW_BYTES_MAX, STATE_MAX, unpack
 from efficientrec.recompute import Event, recompute
 from streams.aside import ORIGIN
 from streams.catalogue import Catalogue
 from streams.metrics import WorkerMetrics
 from streams.outbox import BATCH_BYTES, Headers, KeyValue
-from streams.progress import PROGRESS_KEY
-from streams.records import Interaction, RecommendationList, User, encode
+from streams.progress import PROGRESS_KEY, Progress
+from streams.records import ID_BYTES_MAX, Interaction, RecommendationList, User, encode
 from streams.settings import Settings
 from streams.slot import ModelSlot
 from streams.topics import Topics
@@ -621,15 +621,57 @@ def test_what_a_user_sends_beyond_the_limit_of_a_second_is_counted_as_limited() 
 
 
 def test_before_the_first_model_rows_and_popularity_of_a_run_are_whole_or_absent() -> None:
-    longest = f"{'i' * 508}"
-    items = [f"{longest}{number:04d}" for number in range(ITEMS_MAX)]
-    world = World(None)
-    # The fullest rows and the longest popularity that there can be.
-    for first in range(0, 640, 80):
-        world.handle(
-            run_of(*(like("u", items[(first + n) % ITEMS_MAX], f"e{first + n}") for n in range(80)), first=first)
-        )
-    full = len(world.rows()[b"u"])
-    popularity = len(world.disk.rows[POPULARITY_KEY])
+    overhead = 24
+    row = ROW_BYTES_MAX - 4 * STATE_MAX + ID_BYTES_MAX + overhead  # without a state, under the longest key
+    popularity = Popularity(1.0, START, {f"{n:0{ID_BYTES_MAX}d}": 0.1 for n in range(ITEMS_MAX)}).to_bytes()
 
-    assert COLD_EVENTS_MAX * (full + 512) + popularity + 200 < BATCH_BYTES
+    assert COLD_EVENTS_MAX * row + len(popularity) + len(Progress(2**62, 2**62).to_bytes()) + 4 * overhead < BATCH_BYTES
+
+    world = World(None)
+    world.handle(run_of(*(like(f"u{number}", "a1") for number in range(2 * COLD_EVENTS_MAX + 1))))
+
+    parts = [key for key, _ in world.broker.records[TOPICS.changelog] if key == PROGRESS_KEY]
+    assert len(parts) == 3
+
+
+def test_after_a_run_that_failed_none_is_handled_until_the_partition_is_claimed_again() -> None:
+    world = World(toy_model())
+    world.disk.machine.dies_at = len(world.broker.machine.steps) + 2
+    with pytest.raises(Crashed):  # as an error of the disk or the broker would
+        world.handle(fresh(FIRST))
+    world.disk.machine.dies_at = None
+    second = fresh(SECOND)
+
+    world.handle(second)
+
+    assert not second.handled
+    world.start()
+    world.handle(fresh(FIRST))
+    world.handle(fresh(SECOND))
+    assert int(unpack([world.rows()[b"anna"]], 0, 0).events[0]) == 3
+
+
+def test_who_was_erased_and_described_anew_does_not_get_the_erased_events_back() -> None:
+    world = World(toy_model())
+    world.handle(fresh(FIRST))
+    world.handle(users_run(("anna", None), ("anna", User("anna", {"taste": "b"}))))
+    world.start()
+
+    world.handle(fresh(FIRST))
+
+    assert int(unpack([world.rows()[b"anna"]], 0, 0).events[0]) == 0
+    assert world.broker.records[TOPICS.lists][-1][0] == b"bert"
+
+
+def test_a_null_list_that_did_not_get_out_goes_out_also_when_the_user_is_described_in_the_same_run() -> None:
+    world = World(toy_model())
+    world.handle(fresh(FIRST))
+    world.start().dies_at = 4  # after "rows acknowledged", before the lists
+    with pytest.raises(Crashed):
+        world.handle(users_run(("anna", None)))
+    assert world.broker.records[TOPICS.lists][-1][1] is not None
+    world.start()
+
+    world.handle(users_run(("anna", None), ("anna", User("anna", {"taste": "b"}))))
+
+    assert (b"anna", None) in world.broker.records[TOPICS.lists]

@@ -242,6 +242,29 @@ def test_a_name_is_claimed_again_before_the_broker_forgets_it(monkeypatch: pytes
     assert group.log.epoch == 2
 
 
+def test_who_is_about_to_give_a_partition_back_does_not_claim_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group(Log())
+    group.claim()
+    group.writers.leave()
+    monkeypatch.setattr(writer, "RECLAIM_SECONDS", -1.0)
+
+    with pytest.raises(PartitionLost):
+        group.append((b"u", b"1"))
+    assert group.log.epoch == 1
+
+
+def test_who_has_given_up_appends_nothing_until_the_next_claim() -> None:
+    group = Group(Log())
+    group.claim()
+    group.writers.of(0, 1).give_up()
+
+    with pytest.raises(PartitionLost):
+        group.append((b"u", b"1"))
+    group.claim(generation=2)
+
+    assert group.append((b"u", b"1"), generation=2) == 2
+
+
 @pytest.mark.full
 def test_apache_kafka_refuses_whoever_was_claimed_over(apache_kafka: NativeKafka, tmp_path: Path) -> None:
     settings = Settings(broker=f"kafka://{apache_kafka.address}", prefix="fence", group="fence", partitions=1)
