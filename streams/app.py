@@ -16,10 +16,11 @@ from contextlib import ExitStack
 from typing import Any
 
 import faust
+from aiokafka.errors import KafkaConnectionError
 from faust.types import TP
 from yarl import URL
 
-from efficientrec.errors import PartitionsDisputed
+from efficientrec.errors import BrokerUnavailable, PartitionsDisputed
 from efficientrec.warm import warm
 from streams.catalogue import Catalogue
 from streams.exposition import exposed
@@ -47,6 +48,14 @@ STREAM_RUNS_MAX = 16  # runs that wait in memory: a few thousand records each
 async def run(settings: Settings, reached: Callable[[str], None] = lambda step: None) -> None:
     """Serves until SIGTERM or SIGINT; raises what made it stop otherwise. reached: see `Loop`."""
     await check(settings)
+    try:
+        await _serve(settings, reached)
+    except KafkaConnectionError as error:
+        address = ",".join(settings.bootstrap_servers)
+        raise BrokerUnavailable(f"the Kafka broker at {address} went away while the worker started") from error
+
+
+async def _serve(settings: Settings, reached: Callable[[str], None]) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     await asyncio.to_thread(warm)  # before the group counts on this worker's heartbeats
     app = create_app(settings, reached)

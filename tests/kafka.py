@@ -76,7 +76,7 @@ class NativeKafka:
 
     def begin(self) -> None:
         """Start it, on the ports and the data that it had before, without waiting for its answer."""
-        command = [str(_kafka_home() / "bin" / "kafka-server-start.sh"), str(self._properties)]
+        command = [str(kafka_home() / "bin" / "kafka-server-start.sh"), str(self._properties)]
         self._process = start_child(command, log=self.log, environ=self._environ)
 
     def start(self) -> None:
@@ -192,11 +192,12 @@ broker.session.timeout.ms=3000
 
 
 def _run(script: str, *arguments: str, environ: dict[str, str]) -> None:
-    command = [str(_kafka_home() / "bin" / script), *arguments]
+    command = [str(kafka_home() / "bin" / script), *arguments]
     subprocess.run(command, check=True, env=environ, stdout=subprocess.DEVNULL, timeout=60)
 
 
-def _kafka_home() -> Path:
+def kafka_home() -> Path:
+    """The folder of the download; KafkaMissing where there is none."""
     home = os.environ.get("KAFKA_HOME")
     if not home:
         raise KafkaMissing("KAFKA_HOME is not set; expected the folder of an Apache Kafka 4 download")

@@ -7,8 +7,15 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+
+import msgspec
+
+from streams.broker import EmbeddedBroker
+from tests.kafka import native_kafka
 
 PACKAGES = ("aiokafka", "faust-streaming", "msgspec", "numba", "numpy", "rocksdict")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -44,6 +51,60 @@ def cpu_seconds(pid: int) -> float:
     """Processor time of a process and all its threads so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND  # utime and stime
+
+
+class Footprint(msgspec.Struct):
+    """What a process holds."""
+
+    rss: int
+    """Bytes in memory, files that it has mapped among them."""
+    anonymous: int
+    """Of these, bytes that no file stands behind: what the process itself has asked for."""
+    descriptors: int
+    threads: int
+
+
+def footprint(pid: int) -> Footprint:
+    """What a process holds now (Linux)."""
+    folder = Path(f"/proc/{pid}")
+    kilobytes = {}
+    for line in (folder / "smaps_rollup").read_text().splitlines()[1:]:
+        name, _, amount = line.partition(":")
+        kilobytes[name] = int(amount.split()[0])
+    return Footprint(
+        rss=1024 * kilobytes["Rss"],
+        anonymous=1024 * kilobytes["Anonymous"],
+        descriptors=sum(1 for _ in (folder / "fd").iterdir()),
+        threads=sum(1 for _ in (folder / "task").iterdir()),
+    )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder; a file may go while it is looked at."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def load() -> float:
+    """Processes that ran or waited for a core, on average over the last minute."""
+    return os.getloadavg()[0]
+
+
+@contextmanager
+def running_broker(kind: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """Address and process of a broker, "kafka" or "embedded", until the block ends."""
+    if kind == "kafka":
+        with native_kafka(folder) as kafka:
+            yield kafka.address, kafka.pid
+    else:
+        with EmbeddedBroker() as embedded:
+            assert embedded.pid is not None
+            yield embedded.address, embedded.pid
 
 
 def _commit() -> str:

@@ -16,8 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ import msgspec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
-from streams.broker import EmbeddedBroker
 from streams.children import start_child, stop_child
 from streams.metrics import STAGES
 from streams.records import Interaction
@@ -33,7 +30,6 @@ from tests.bench import machine
 from tests.bench.idiomatic import Task
 from tests.bench.synthetic import ITEMS, synthetic_model
 from tests.integration.harness import World
-from tests.kafka import native_kafka
 from tests.toy import START, save_toy
 
 PARTITIONS = 8
@@ -69,7 +65,7 @@ def measure(broker: str, users: int, idiomatic_users: int, rounds: int) -> dict[
         folder = Path(name)
         model = folder / "model"
         save_toy(synthetic_model(), str(model))
-        with _broker(broker, folder) as (address, pid):
+        with machine.running_broker(broker, folder) as (address, pid):
             worker_core, other_core = machine.two_cores()
             machine.pin(pid, other_core)
             machine.pin(os.getpid(), other_core)
@@ -194,15 +190,3 @@ async def _seen(
 
 def _event(user: str, number: int) -> Interaction:
     return Interaction("like", user, f"item-{number * 37 % ITEMS}", START + number, f"event-{user}")
-
-
-@contextmanager
-def _broker(kind: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """Address and process."""
-    if kind == "kafka":
-        with native_kafka(folder) as kafka:
-            yield kafka.address, kafka.pid
-    else:
-        with EmbeddedBroker() as embedded:
-            assert embedded.pid is not None
-            yield embedded.address, embedded.pid

@@ -1,0 +1,101 @@
+"""Interactions at a steady pace, whatever becomes of them, and what the worker's metrics say of them.
+
+The loop is open: an event is due at its moment and bears that moment as its time, whether or not the broker or the
+sender is late with it. So a list's delay, counted from there, leaves no waiting out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+
+from tests.integration.harness import KeyValue, Worker, World
+
+TICK_SECONDS = 0.002
+BATCH_BYTES = 256 * 1024
+"""Of one partition, that may wait for the broker before a sender has to: more than a second of what is sent here."""
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def producer_for(world: World) -> Any:
+    """A producer, not yet started, that never waits for a broker's answer before it takes the next record."""
+    return AIOKafkaProducer(bootstrap_servers=world.address, acks="all", linger_ms=0, max_batch_size=BATCH_BYTES)
+
+
+async def steady(
+    producer: Any, topic: str, per_second: float, seconds: float, record: Callable[[int, int], KeyValue]
+) -> int:
+    """Sends `per_second` x `seconds` records and returns how many, once the broker has them all.
+
+    record: the record with this number, due at this time in milliseconds.
+    """
+    failures: list[BaseException] = []
+
+    def done(sent: asyncio.Future[Any]) -> None:
+        if not sent.cancelled() and (error := sent.exception()) is not None:
+            failures.append(error)
+
+    begun, clock = now_ms(), time.perf_counter()
+    total, number = round(per_second * seconds), 0
+    while number < total and not failures:
+        due = min(total, int((time.perf_counter() - clock) * per_second) + 1)
+        for each in range(number, due):
+            key, value = record(each, begun + int(1000 * each / per_second))
+            (await producer.send(topic, value, key=key)).add_done_callback(done)
+        number = max(number, due)
+        await asyncio.sleep(TICK_SECONDS)
+    await producer.flush()
+    await asyncio.sleep(0)  # the callbacks of what has just been acknowledged
+    if failures:
+        raise failures[0]
+    return total
+
+
+class Outcomes(msgspec.Struct):
+    """What became of all interactions so far, by the worker's own count."""
+
+    applied: int = 0
+    repeated: int = 0
+    limited: int = 0
+    replayed: int = 0
+    invalid: int = 0
+    lists: int = 0
+
+    @property
+    def handled(self) -> int:
+        return self.applied + self.repeated + self.limited + self.replayed + self.invalid
+
+
+def outcomes(metrics: dict[str, float]) -> Outcomes:
+    """Out of what /metrics says."""
+    found = Outcomes(lists=int(metrics['efficientrec_recommendations_published_total{reason="event"}']))
+    for name, value in metrics.items():
+        if name.startswith("efficientrec_events_total{"):
+            outcome = name.rpartition('outcome="')[2].partition('"')[0]
+            setattr(found, outcome, getattr(found, outcome) + int(value))
+    return found
+
+
+def lag(metrics: dict[str, float]) -> int:
+    """Records that are not yet handled, of all partitions."""
+    return int(sum(value for name, value in metrics.items() if name.startswith("efficientrec_consumer_lag_records{")))
+
+
+async def until_handled(worker: Worker, interactions: int, limit_seconds: float) -> dict[str, float]:
+    """Returns the metrics once they count so many interactions; fails with the worker's log after the limit."""
+    deadline = time.monotonic() + limit_seconds
+    while True:
+        metrics = await asyncio.to_thread(worker.metrics)
+        if outcomes(metrics).handled >= interactions:
+            return metrics
+        if time.monotonic() > deadline or not worker.is_running():
+            raise AssertionError(f"{outcomes(metrics)}; expected {interactions}\n{worker.output()[-2000:]}")
+        await asyncio.sleep(0.1)
