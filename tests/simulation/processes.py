@@ -138,11 +138,12 @@ class Play:
         """SIGTERM, which a worker follows soon and without complaint."""
         self._up.discard(name)
         worker = self._worker(name)
+        listens = _listens(worker)  # before, nobody has told the process what to do at SIGTERM, and it simply ends
         worker.process.send_signal(signal.SIGTERM)
         if not self._ends(worker, STOP_SECONDS):
             self.outcome.problems.append(f"{name} did not stop within {STOP_SECONDS:g} s of SIGTERM")
             worker.kill()
-        elif worker.process.returncode != 0:
+        elif worker.process.returncode != 0 and (listens or worker.process.returncode != -signal.SIGTERM):
             self.outcome.problems.append(f"{name} stopped with status {worker.process.returncode}")
 
     def _stop_all(self) -> None:
@@ -390,3 +391,12 @@ async def _forget(world: World) -> None:
         await admin.delete_topics([topic.name for topic in wanted(world.settings)])
     finally:
         await admin.close()
+
+
+def _listens(worker: ChaosWorker) -> bool:
+    """Whether the worker has got as far as to answer on /metrics."""
+    try:
+        worker.metrics()
+    except OSError:
+        return False
+    return True
