@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.harness import Worker, World
-from tests.integration.test_worker_process import chance, expect_exact_rows, expect_last_lists
+from tests.integration.play import chance, expect_exact_rows, expect_last_lists
 from tests.kafka import NativeKafka, native_cluster, native_kafka
 from tests.toy import toy_model
 

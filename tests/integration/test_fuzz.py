@@ -11,7 +11,7 @@ import msgspec
 from streams.broker import EmbeddedBroker
 from streams.records import REASONS
 from tests.integration.harness import KeyValue, World
-from tests.integration.test_worker_process import like
+from tests.integration.play import like
 from tests.toy import START, toy_model
 
 RECORDS = 10_000

@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from streams import topics
 from tests.integration.harness import WAIT_SECONDS, World
-from tests.integration.test_worker_process import chance, expect_exact_rows, expect_last_lists
+from tests.integration.play import chance, expect_exact_rows, expect_last_lists
 from tests.kafka import NativeKafka
 from tests.toy import toy_model
 

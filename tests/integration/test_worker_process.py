@@ -17,9 +17,10 @@ import pytest
 from efficientrec.features import trait_keys
 from efficientrec.interactions import key_of
 from efficientrec.profile import HEADER, unpack
-from streams.records import Interaction, Item, User, encode
+from streams.records import Item, User, encode
 from tests.integration.harness import WAIT_SECONDS, World, listeners
-from tests.toy import DAY, ITEMS, START, toy_model
+from tests.integration.play import chance, expect_exact_rows, expect_last_lists, like
+from tests.toy import ITEMS, START, toy_model
 
 BROKERS = ["embedded_broker", pytest.param("apache_kafka", marks=pytest.mark.full)]
 LOOPBACK = {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1, as Linux writes them
@@ -53,52 +54,6 @@ def served(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
         yield world
     finally:
         world.close()
-
-
-def like(user: str, item: str, at: int = START, event_id: str | None = None) -> Interaction:
-    return Interaction("like", user, item, at, event_id)
-
-
-def chance(seed: int, events: int, users: int) -> list[Interaction]:
-    """Interactions of many users, some late, one in ten sent again under the same event id."""
-    rng = np.random.default_rng(seed)
-    kinds = ("view", "like", "dislike", "rating", "purchase")
-    items = [*ITEMS, "unknown-1", "unknown-2"]
-    made: list[Interaction] = []
-    for number in range(events):
-        if made and rng.random() < 0.1:
-            made.append(made[-1 - int(rng.integers(min(5, len(made))))])
-            continue
-        kind = kinds[rng.integers(len(kinds))]
-        made.append(
-            Interaction(
-                event_type=kind,
-                user_id=f"user-{rng.integers(users)}",
-                item_id=items[rng.integers(len(items))],
-                event_time=START + int(rng.integers(30 * DAY)),
-                event_id=f"event-{seed}-{number}" if rng.random() < 0.8 else None,
-                value=float(rng.integers(1, 6)) if kind == "rating" else None,
-            )
-        )
-    return made
-
-
-def expect_exact_rows(world: World, rows: dict[bytes, bytes], whose: str = "") -> None:
-    """The rows, of users whose ids begin with `whose`, are what the plain program makes of the log."""
-    rows = {key: row for key, row in rows.items() if key.startswith(whose.encode())}
-    expected = world.recomputed(rows, whose)
-    assert rows.keys() == expected.keys()
-    different = [key for key in rows if rows[key] != expected[key]]
-    assert not different, f"{len(different)} of {len(rows)} rows differ, such as that of {different[0]!r}"
-
-
-def expect_last_lists(world: World) -> None:
-    """Every user's list is that of his last event, and no list was older than the one before it."""
-    newest: dict[str, int] = {}
-    for each in world.lists():
-        assert each.trigger.offset >= newest.get(each.user_id, -1), f"a list of {each.user_id} went backwards"
-        newest[each.user_id] = each.trigger.offset
-    assert newest == {user: events[-1].offset for user, events in world.accepted().items()}
 
 
 def test_a_killed_worker_loses_and_doubles_nothing_and_an_empty_disk_recovers_everything(
