@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from efficientrec.errors import EfficientRecError
+from streams import logs
 from streams.settings import Settings
 
 app = typer.Typer(
@@ -57,10 +57,7 @@ def main() -> None:
 
 def _settings(config: Path | None) -> Settings:
     settings = Settings.load(os.environ, config)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-8s %(name)s  %(message)s")
-    if settings.log_level != "DEBUG":
-        for library in ("faust", "mode", "aiokafka", "kafka", "numba"):  # they tell of every step they take
-            logging.getLogger(library).setLevel(logging.WARNING)
+    logs.configure(settings.log_level)
     return settings
 
 

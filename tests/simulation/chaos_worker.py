@@ -8,7 +8,6 @@ as often as that, the worker writes `struck` beside it and is gone, without a ch
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import sys
 from pathlib import Path
 
 from efficientrec.errors import EfficientRecError
+from streams import logs
 from streams.app import run
 from streams.settings import Settings
 
@@ -61,9 +61,7 @@ def log_through_a_pipe() -> None:
 def main() -> None:
     log_through_a_pipe()
     settings = Settings.load(os.environ)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-8s %(name)s  %(message)s")
-    for library in ("faust", "mode", "aiokafka", "kafka", "numba"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    logs.configure(settings.log_level)
     try:
         asyncio.run(run(settings, reached=Chaos(Path(os.environ[VARIABLE]))))
     except EfficientRecError as error:
