@@ -7,6 +7,7 @@ recovery and commit stay Faust's; only the two places where it counts offsets on
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -16,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
@@ -25,6 +26,8 @@ from efficientrec.errors import SourceTruncated
 from streams.offsets import end_offsets
 
 log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -202,7 +205,13 @@ class Consumer(driver.Consumer):
         """What the changelog has lost (a broker that died, a topic made anew) was committed all the same: such events
         are read once more. Raises SourceTruncated when the state knows of more events than there are."""
         progress: dict[TP, int] = self.app.progress()
-        bounds = await self._bounds(progress) if progress else {}
+        while True:
+            try:
+                bounds = await self._bounds(progress) if progress else {}
+                break
+            except KafkaError as error:
+                log.warning("where the sources end is not known yet (%r); again in %g s", error, RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
         for tp, known in progress.items():
             start, end = bounds[tp]
             if known > end:
