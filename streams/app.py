@@ -28,6 +28,7 @@ from streams.follower import Follower
 from streams.metrics import WorkerMetrics
 from streams.outbox import Outbox
 from streams.progress import PROGRESS_KEY, Progress
+from streams.recovery import Tables
 from streams.settings import Settings
 from streams.slot import ModelSlot
 from streams.table import ProfileTable
@@ -208,6 +209,7 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         stream_recovery_delay=0.0,
         table_standby_replicas=1,  # where there are several workers: another one keeps a copy and takes over at once
         worker_redirect_stdouts=False,
+        TableManager=Tables,
     )
     app.run_events_max = settings.run_events_max
     app.fetch_wait_seconds = settings.fetch_wait_seconds

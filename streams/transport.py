@@ -7,7 +7,6 @@ recovery and commit stay Faust's; only the two places where it counts offsets on
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -17,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
@@ -26,8 +25,6 @@ from efficientrec.errors import SourceTruncated
 from streams.offsets import end_offsets
 
 log = logging.getLogger(__name__)
-
-RETRY_SECONDS = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -195,9 +192,6 @@ class Consumer(driver.Consumer):
             await super().perform_seek()
             await self._seek_to_state()
             self._sought = generation
-        except Exception as error:
-            await self.app.crash(error)  # Faust would go on without these partitions
-            raise
         finally:
             self._seeks += 1
 
@@ -205,13 +199,7 @@ class Consumer(driver.Consumer):
         """What the changelog has lost (a broker that died, a topic made anew) was committed all the same: such events
         are read once more. Raises SourceTruncated when the state knows of more events than there are."""
         progress: dict[TP, int] = self.app.progress()
-        while True:
-            try:
-                bounds = await self._bounds(progress) if progress else {}
-                break
-            except KafkaError as error:
-                log.warning("where the sources end is not known yet (%r); again in %g s", error, RETRY_SECONDS)
-                await asyncio.sleep(RETRY_SECONDS)
+        bounds = await self._bounds(progress) if progress else {}
         for tp, known in progress.items():
             start, end = bounds[tp]
             if known > end:

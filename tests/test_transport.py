@@ -9,12 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaConnectionError, NodeNotReadyError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.types import TP
 
 from efficientrec.errors import SourceTruncated
-from streams import transport
 from streams.app import create_app
 from streams.settings import Settings
 from streams.topics import Topics
@@ -39,7 +37,6 @@ class Fed(Consumer):
         self.commits: list[Mapping[TP, int]] = []
         self.takes_commits = True
         self.bounds = (0, 0)
-        self.failures: list[Exception] = []
         self._set_active_tps({ZERO, ONE})
         self._sought = app.consumer_generation_id
         self.resume_flow()
@@ -65,15 +62,12 @@ class Fed(Consumer):
         return dict(self.committed)
 
     async def _bounds(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
-        if self.failures:
-            raise self.failures.pop()
         return dict.fromkeys(tps, self.bounds)
 
     async def resume_with(self, *, committed: int, progress: int, start: int = 0, end: int = 1000) -> None:
         """What happens after a recovery, for partition 0."""
         self.committed, self.bounds = {ZERO: committed}, (start, end)
         self.app.progress = lambda: {ZERO: progress}
-        self.app.crash = _ignored
         await self.perform_seek()
 
     def highwater(self, tp: TP) -> int:
@@ -281,20 +275,6 @@ def test_a_changelog_that_lost_its_end_is_made_good_from_the_source() -> None:
         assert consumer.sought == [(ZERO, 420)]
         assert consumer.commits == [{ZERO: 420}]
         assert [offsets(message) for message in await consumer.messages(p0=[420, 421])] == [[420, 421]]
-
-    asyncio.run(play())
-
-
-def test_a_broker_that_does_not_answer_at_once_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "RETRY_SECONDS", 0.0)
-
-    async def play() -> None:
-        consumer = Fed()
-        consumer.failures = [KafkaConnectionError(), NodeNotReadyError()]
-
-        await consumer.resume_with(committed=500, progress=420)
-
-        assert consumer.sought == [(ZERO, 420)]
 
     asyncio.run(play())
 
