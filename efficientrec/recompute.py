@@ -216,7 +216,7 @@ class _Ring:
 
 def _is_repeat(key: int, seconds: int, noted: list[Noted], admission: Admission) -> bool:
     """Whether the newest of the same id, among as many as are looked at, came not long ago."""
-    looked_at = noted[::-1][: admission.repeat_ids]
+    looked_at = noted[: -admission.repeat_ids - 1 : -1]
     same = [each for each in looked_at if each.key == key]
     return bool(same) and abs(same[0].seconds - seconds) <= admission.repeat_seconds
 

@@ -36,7 +36,7 @@ from streams.topics import TABLE, Topics, check
 from streams.transport import Consumer, Run, Transport
 from streams.wire import KafkaWire
 from streams.worker import Loop
-from streams.writer import Writers
+from streams.writer import PartitionLost, Writers
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ async def _serve(settings: Settings, reached: Callable[[str], None]) -> None:
 class Services:
     """Writers, producer, model slot, catalogue, metrics."""
 
-    def __init__(self, settings: Settings, alive: Callable[[], bool]) -> None:
+    def __init__(self, settings: Settings, alive: Callable[[], bool], rejoin: Callable[[], None]) -> None:
         topics = Topics.of(settings)
         servers = settings.bootstrap_servers
         self._settings = settings
@@ -97,6 +97,7 @@ class Services:
             alive=alive,
             clock=now_ms,
             failed=self.metrics.send_failures.inc,
+            rejoin=rejoin,
         )
         self.outbox = Outbox(servers, settings.request_timeout_seconds)
         self.slot = ModelSlot(settings.models_dir, settings.list_size, self.metrics)
@@ -168,13 +169,23 @@ class App(faust.App):
         consumer: Consumer = self.consumer
         return consumer.is_alive()
 
+    def rejoin(self) -> None:
+        """Asks the group to deal partitions anew."""
+        consumer: Consumer = self.consumer
+        consumer.rejoin()
+
     async def claim(self, partition: int) -> int | None:
         """Makes this worker the only writer of a partition that it serves: the offset of the fence in the changelog.
-        None for a partition of which it only keeps a copy, for the case that its worker dies."""
+        None for a partition of which it only keeps a copy, for the case that its worker dies, and for one that it could
+        not claim: what is delivered of that is left alone until the group has dealt anew."""
         changelog = self.table.changelog_topic.get_topic_name()
         if TP(changelog, partition) not in self.assignor.assigned_actives():
             return None
-        return await self.services.writers.claim(partition, self.consumer_generation_id)
+        try:
+            return await self.services.writers.claim(partition, self.consumer_generation_id)
+        except PartitionLost as lost:
+            log.warning("%s", lost)
+            return None
 
     def progress(self) -> dict[TP, int]:
         """How far the rows of each partition have got with each source."""
@@ -214,7 +225,7 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
     app.run_events_max = settings.run_events_max
     app.fetch_wait_seconds = settings.fetch_wait_seconds
     app.sources = (topics.interactions, topics.users)
-    app.services = services = Services(settings, app.is_alive)
+    app.services = services = Services(settings, app.is_alive, app.rejoin)
     app.table = table = ProfileTable(
         app,
         name=TABLE,

@@ -147,6 +147,8 @@ class RowStore(Store[bytes, bytes]):
         options.set_write_buffer_size(16 * 1024 * 1024)
         options.set_max_write_buffer_number(2)
         options.set_max_open_files(256)
+        options.set_max_log_file_size(1024 * 1024)  # its own diary, which has no end otherwise
+        options.set_keep_log_file_num(2)
         options.set_compression_type(rocksdict.DBCompressionType.lz4())
         return options
 

@@ -184,6 +184,11 @@ class Consumer(driver.Consumer):
         silent: float = elapsed() - self._thread.heard_at
         return silent < float(self.app.conf.broker_session_timeout)
 
+    def rejoin(self) -> None:
+        """Has the group deal partitions anew."""
+        thread: Any = self._thread
+        thread.thread_loop.call_soon_threadsafe(thread._consumer._coordinator.request_rejoin)
+
     async def perform_seek(self) -> None:
         self._seeks += 1
         generation = self.app.consumer_generation_id

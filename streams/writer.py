@@ -63,8 +63,9 @@ class Writer:
 
     async def claim(self) -> int:
         """Makes this the only writer, and returns the offset of its fence. Raises PartitionLost when another one claims
-        the partition at the same time, and KafkaError when trying again cannot help."""
-        return await self.patiently(self._claim, "the claim of the partition")
+        the partition at the same time, or the group hears nothing of this worker: it cannot join the group again while
+        it claims. Raises KafkaError when trying again cannot help."""
+        return await self.patiently(self._claim, "the claim of the partition", waits_for_group=False)
 
     async def append(self, topic: str, records: Sequence[KeyValue], timestamp_ms: int) -> int | None:
         """Returns when every in-sync replica has the records: the offset of the last one, None if there is none.
@@ -89,6 +90,7 @@ class Writer:
     def give_up(self) -> None:
         """Takes nothing more until the next claim: a run was left undone, and none may pass it."""
         self._has_given_up = True
+        self._writers.rejoin()
 
     def check(self) -> None:
         """Raises PartitionLost when another one has claimed the partition, or a run of it was left undone."""
@@ -116,7 +118,7 @@ class Writer:
         self._sequence[topic] = (sequence + len(batch)) % SEQUENCES
         return first + len(batch) - 1
 
-    async def patiently(self, attempt: Callable[[], Awaitable[T]], what: str) -> T:
+    async def patiently(self, attempt: Callable[[], Awaitable[T]], what: str, *, waits_for_group: bool = True) -> T:
         """What the attempt returns, as soon as it succeeds. Raises as `append` does."""
         writers = self._writers
         for failures in count():
@@ -137,8 +139,8 @@ class Writer:
             else:
                 reason = "the group has not heard from this worker for a session timeout"
             writers.failed()
-            if self._leaving:
-                raise PartitionLost(f"partition {self.partition} is given up without {what}")
+            if self._leaving or not (waits_for_group or writers.alive()):
+                raise PartitionLost(f"partition {self.partition} is given up without {what} ({reason})")
             pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
             level = logging.ERROR if failures else logging.WARNING  # the first often passes: a leader has just changed
             log.log(level, "partition %d: no %s yet (%s); again in %g s", self.partition, what, reason, pause)
@@ -159,11 +161,13 @@ class Writers:
         alive: Callable[[], bool],
         clock: Callable[[], int],
         failed: Callable[[], None] = lambda: None,
+        rejoin: Callable[[], None] = lambda: None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         """name: under which partitions are claimed; the same for all workers of a group and for nobody else. fences:
         whether the broker knows producer ids. alive: whether the group has heard from this worker lately. clock:
-        milliseconds since 1970. failed: called for each attempt that failed."""
+        milliseconds since 1970. failed: called for each attempt that failed. rejoin: asks the group to deal partitions
+        anew, since one was given up."""
         self.wire = wire
         self.name = name
         self.changelog = changelog
@@ -171,6 +175,7 @@ class Writers:
         self.alive = alive
         self.clock = clock
         self.failed = failed
+        self.rejoin = rejoin
         self.sleep = sleep
         self._writers: dict[int, Writer] = {}
 
@@ -193,13 +198,18 @@ class Writers:
                 ) from error
 
     async def claim(self, partition: int, generation: int) -> int:
-        """Takes a partition over for this generation of the group; the offset of the fence, the changelog's last."""
+        """Takes a partition over for this generation of the group; the offset of the fence, the changelog's last.
+        Raises as `Writer.claim` does; nothing is written to the partition then until it is claimed once more."""
         before = self._writers.pop(partition, None)
         if before is not None:
             before.leave()
             before.lost_at = before.lost_at or time.monotonic()
         writer = self._writers[partition] = Writer(self, partition, generation)
-        return await writer.claim()
+        try:
+            return await writer.claim()
+        except PartitionLost:
+            writer.give_up()
+            raise
 
     def of(self, partition: int, generation: int) -> Writer:
         """The writer of a run that was delivered in this generation. Raises PartitionLost when its time is over: what

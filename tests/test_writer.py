@@ -67,6 +67,7 @@ class Group:
         self.alive = True
         self.pauses: list[float] = []
         self.failed = 0
+        self.rejoined = 0
         self.writers = Writers(
             log,
             "name",
@@ -75,11 +76,15 @@ class Group:
             alive=lambda: self.alive,
             clock=lambda: NOW,
             failed=self._count,
+            rejoin=self._rejoin,
             sleep=self._pause,
         )
 
     def _count(self) -> None:
         self.failed += 1
+
+    def _rejoin(self) -> None:
+        self.rejoined += 1
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -209,6 +214,20 @@ def test_who_gives_his_partitions_back_does_not_wait_for_a_broker_that_stays_awa
     with pytest.raises(PartitionLost):
         group.append((b"u", b"1"))
     assert group.pauses == []
+
+
+def test_a_claim_does_not_wait_for_a_group_that_hears_nothing_but_has_it_deal_anew() -> None:
+    group = Group(Log())
+    group.alive = False
+
+    with pytest.raises(PartitionLost, match="without the claim"):
+        group.claim()
+
+    assert group.rejoined == 1
+    assert group.pauses == []
+    with pytest.raises(PartitionLost):  # also not under the producer id that it has not got
+        group.append((b"u", b"1"))
+    assert group.log.requests == []
 
 
 def test_what_is_under_way_when_partitions_are_given_back_may_end() -> None:

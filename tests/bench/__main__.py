@@ -75,13 +75,12 @@ def soak(
         **machine.described(),
         **soaking.soak(broker.value, minutes, events_per_second, users, swap_seconds, sample_seconds, console),
     }
-    table = Table("the worker's", "second tenth", "last tenth", "ratio")
-    for name, unit in (("rss", MEBIBYTE), ("anonymous", MEBIBYTE), ("state_bytes", MEBIBYTE), ("descriptors", 1)):
-        held = figures[name]
+    table = Table("the worker's", "second tenth", "third tenth", "last tenth", "last to third")
+    for name in ("rss", "anonymous", "state_bytes", "descriptors", "table_files"):
+        held, unit = figures[name], 1 if name in ("descriptors", "table_files") else MEBIBYTE
         table.add_row(
-            f"{name}, MiB" if unit == MEBIBYTE else name,
-            f"{held['second_tenth'] / unit:,.1f}",
-            f"{held['last_tenth'] / unit:,.1f}",
+            name if unit == 1 else f"{name.removesuffix('_bytes')}, MiB",
+            *(f"{held[when] / unit:,.1f}" for when in ("second_tenth", "third_tenth", "last_tenth")),
             f"{held['ratio']:.3f}",
         )
     console.print(table)

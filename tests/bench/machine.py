@@ -61,6 +61,8 @@ class Footprint(msgspec.Struct):
     anonymous: int
     """Of these, bytes that no file stands behind: what the process itself has asked for."""
     descriptors: int
+    table_files: int
+    """Of the descriptors, those of RocksDB's table files, which come and go as it merges them."""
     threads: int
 
 
@@ -71,12 +73,22 @@ def footprint(pid: int) -> Footprint:
     for line in (folder / "smaps_rollup").read_text().splitlines()[1:]:
         name, _, amount = line.partition(":")
         kilobytes[name] = int(amount.split()[0])
+    targets = [_target(link) for link in (folder / "fd").iterdir()]
     return Footprint(
         rss=1024 * kilobytes["Rss"],
         anonymous=1024 * kilobytes["Anonymous"],
-        descriptors=sum(1 for _ in (folder / "fd").iterdir()),
+        descriptors=len(targets),
+        table_files=sum(target.endswith(".sst") for target in targets),
         threads=sum(1 for _ in (folder / "task").iterdir()),
     )
+
+
+def _target(link: Path) -> str:
+    """What a descriptor stands for; it may be closed while it is looked at."""
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:
+        return ""
 
 
 def folder_bytes(folder: Path) -> int:
