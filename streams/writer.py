@@ -36,6 +36,7 @@ FENCE_KEY = b"\xfffence"  # user ids are UTF-8, in which this byte never occurs
 RETRY_SECONDS = (0.2, 0.5, 1, 2, 5)  # the last one repeats while the broker stays away
 RECLAIM_SECONDS = 86_400.0  # Kafka forgets a producer's name after seven days, and the epoch would begin again
 SEQUENCES = 2**31
+NOT_TAKEN = "partition %d: the broker did not take %s (%s); again in %g s"
 _RECORD_OVERHEAD = 24  # bytes of a record beside key and value, at most
 
 T = TypeVar("T")
@@ -143,7 +144,7 @@ class Writer:
                 raise PartitionLost(f"partition {self.partition} is given up without {what} ({reason})")
             pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
             level = logging.ERROR if failures else logging.WARNING  # the first often passes: a leader has just changed
-            log.log(level, "partition %d: no %s yet (%s); again in %g s", self.partition, what, reason, pause)
+            log.log(level, NOT_TAKEN, self.partition, what, reason, pause)
             await writers.sleep(pause)
         raise AssertionError
 

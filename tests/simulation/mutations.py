@@ -49,6 +49,16 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "the next run passes one that was left undone",
+        (
+            Patch(
+                "streams.worker",
+                "                    writer.give_up()\n                    raise\n",
+                "                    raise\n",
+            ),
+        ),
+    ),
+    Mutation(
         "lists go out before rows",
         (
             Patch(
