@@ -19,8 +19,8 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)-8s %(name)s  %(message)s")
     if level == "DEBUG":
         return
-    for library in LIBRARIES:  # they tell of every step they take
-        logging.getLogger(library).setLevel(logging.WARNING)
+    for name in (*LIBRARIES, "streams.recovery"):  # they tell of every step; in recovery.py it is Faust who speaks
+        logging.getLogger(name).setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Seldom())
 

@@ -13,7 +13,8 @@ from streams import topics
 from streams.offsets import end_offsets
 from streams.settings import Settings
 from streams.topics import Topics
-from streams.wire import UNFENCED, KafkaWire
+from streams.wire import KafkaWire
+from streams.writer import Writers
 from tests.kafka import NativeKafka
 
 
@@ -29,12 +30,14 @@ def test_a_partition_ends_after_its_last_record_also_where_the_broker_tells_of_t
         await topics.create(settings)
         wire = KafkaWire([server], 10.0, [changelog])
         await wire.start()
-        for size in (3, 5):  # the embedded broker tells of 4, where the second batch begins, and one more
-            await wire.append(changelog, 0, UNFENCED, 0, [(b"key", b"row")] * size, 1_700_000_000_000)
+        writers = Writers(wire, changelog, changelog, fences=False, alive=lambda: True, clock=int)
+        await writers.claim(0, 1)
+        for size in (3, 5):  # the embedded broker tells of 5, where the last batch begins, and one more
+            await writers.of(0, 1).append(changelog, [(b"key", b"row")] * size, 1_700_000_000_000)
         await wire.stop()
         return await end_offsets([server], [TopicPartition(changelog, 0)])
 
-    assert asyncio.run(ends()) == {TopicPartition(changelog, 0): 8}
+    assert asyncio.run(ends()) == {TopicPartition(changelog, 0): 9}
 
 
 @pytest.mark.full
