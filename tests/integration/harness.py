@@ -56,8 +56,9 @@ from streams.topics import Topics
 from tests.kafka import is_apache
 from tests.toy import START, save_toy
 
-WAIT_SECONDS = 60.0
-"""How long anything may take before a test fails: a rebalance takes ten seconds, and the machine may be crowded."""
+WAIT_SECONDS = 120.0
+"""How long anything may take before a test fails: a rebalance takes ten seconds, and more while a broker is away, and
+the machine may be crowded."""
 
 Record: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
 KeyValue: TypeAlias = tuple[bytes | None, bytes | None]
