@@ -10,12 +10,12 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from aiokafka.errors import MessageSizeTooLargeError
-from aiokafka.structs import ConsumerRecord
 
+from streams.follower import Record
 from streams.outbox import Headers
 from streams.placement import partitions_of
 from streams.records import ID_BYTES_MAX, dead_letter_headers
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 ORIGIN = "efficientrec.origin"
 """Header of a forwarded record: topic, partition and offset where its producer had put it."""
 WARN_SECONDS = 60.0
-
-Record: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
 
 
 class Acknowledgement(Protocol):

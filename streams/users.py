@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from efficientrec.errors import RecordInvalid
 from efficientrec.features import trait_keys
-from streams.aside import DeadLetter, Record
+from streams.aside import DeadLetter
 from streams.features import feature_texts
+from streams.follower import Record
 from streams.records import check_user_key, decode_user
 
 

@@ -21,8 +21,9 @@ from efficientrec.model import Model
 from efficientrec.popularity import Popularity
 from efficientrec.profile import Rows
 from efficientrec.recommend import recommend
-from streams.aside import Aside, DeadLetter, Post, Record, origin_of
+from streams.aside import Aside, DeadLetter, Post, origin_of
 from streams.catalogue import Catalogue
+from streams.follower import Record
 from streams.lists import Cause, personal_lists, popular_lists
 from streams.metrics import WorkerMetrics
 from streams.outbox import KeyValue

@@ -10,23 +10,23 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from efficientrec.interactions import REPEAT_IDS_MAX, key_of
 from efficientrec.popularity import Popularity
-from efficientrec.profile import HEADER, unpack
+from efficientrec.profile import unpack
 from efficientrec.recommend import recommend
 from efficientrec.recompute import Event
 from streams.progress import PROGRESS_KEY, Progress
 from streams.records import RecommendationList
 from streams.worker import POPULARITY_KEY
 from tests.integration.harness import Record, World, list_in
+from tests.simulation.judged import events_of, header_of, judge_row, say
 from tests.simulation.outcome import Outcome
 from tests.toy import names
 
-SAID_MOST = 5
 """Sentences about the same kind of thing."""
 
 
@@ -115,21 +115,8 @@ def _check_rows(truth: Truth, rows: Mapping[bytes, bytes], where: str, outcome: 
     said: list[str] = []
     for key in sorted(truth.expected.keys() | rows.keys()):
         outcome.compared[f"rows {where}"] += 1
-        is_, should = rows.get(key), truth.expected.get(key)
-        if is_ == should:
-            continue
-        has, wants = _events(is_), _events(should)
-        if is_ is None or (should is not None and has < wants):
-            outcome.lost += 1
-            what = "lost"
-        elif should is None or has > wants:
-            outcome.doubled += 1
-            what = "doubled"
-        else:
-            outcome.different += 1
-            what = "different"
-        said.append(f"row of {key!r} {where} is {what}: {_told(is_)}; expected {_told(should)}")
-    _say(said, outcome)
+        said += judge_row(rows.get(key), truth.expected.get(key), f"row of {key!r} {where}", outcome)
+    say(said, outcome)
 
 
 def _check_erasures(truth: Truth, outcome: Outcome) -> None:
@@ -143,14 +130,14 @@ def _check_erasures(truth: Truth, outcome: Outcome) -> None:
         offsets = [event.offset for event in truth.events.get(key.decode(), ())]
         must = next((offset for offset in offsets if offset >= ceiling), None)
         row = truth.rows.get(key)
-        begun = -1 if row is None else int(_header(row)["begun"])
+        begun = -1 if row is None else int(header_of(row)["begun"])
         if begun >= 0 and begun < floor:
             outcome.doubled += 1
             said.append(f"{key!r} was erased; the profile begins at {begun}, which was handled before {floor}")
         if must is not None and (begun < 0 or begun > must):
             outcome.lost += 1
             said.append(f"{key!r} did something at {must}, after the erasure; the profile begins at {begun}")
-    _say(said, outcome)
+    say(said, outcome)
 
 
 def _check_progress(truth: Truth, outcome: Outcome) -> None:
@@ -170,7 +157,7 @@ def _check_progress(truth: Truth, outcome: Outcome) -> None:
         ends = Progress(world.end(world.topics.interactions, partition), world.end(world.topics.users, partition))
         if newest.get(partition, Progress()) != ends:
             said.append(f"partition {partition}: {newest.get(partition)}; expected {ends}")
-    _say(said, outcome)
+    say(said, outcome)
 
 
 def _check_lists(truth: Truth, outcome: Outcome) -> None:
@@ -195,7 +182,7 @@ def _check_lists(truth: Truth, outcome: Outcome) -> None:
         assert key is not None
         outcome.compared["last lists"] += 1
         last, row = newest.get(key), truth.rows.get(key)
-        if row is None or not _events(row):
+        if row is None or not events_of(row):
             if last is not None:
                 said.append(f"{key!r} has no events and a list of {last.trigger.offset}")
             elif key not in newest and truth.ledger.bounds(key) is not None:
@@ -206,13 +193,13 @@ def _check_lists(truth: Truth, outcome: Outcome) -> None:
             said.append(f"the last list of {key!r} is {last and last.trigger.offset}; the last event is {end}")
             continue
         said += _compared_items(truth, key, row, last, outcome)
-    _say(said, outcome)
+    say(said, outcome)
 
 
 def _compared_items(truth: Truth, key: bytes, row: bytes, last: RecommendationList, outcome: Outcome) -> list[str]:
     """What the library recommends for the row, beside the list. Only where the list was made from this very row: not
     where no model or another one made it, and not where demographics may have come after it."""
-    header = _header(row)
+    header = header_of(row)
     model = truth.world.models.get(key_of(last.model_version)) if last.model_version else None
     described = int(header["users_offset"])
     is_settled = described < 0 or truth.ledger.after(last.trigger.partition, described) <= last.trigger.offset
@@ -235,7 +222,7 @@ def _check_dead_letters(truth: Truth, outcome: Outcome) -> None:
         elif letters[place] != body:
             said.append(f"the dead letter of {place} is {letters[place]!r}; it was {body!r}")
     said += [f"{letters[place]!r} of {place} was set aside" for place in letters.keys() - truth.ledger.poison.keys()]
-    _say(said, outcome)
+    say(said, outcome)
 
 
 def _origin(record: Record) -> Place:
@@ -271,7 +258,7 @@ def _check_popularity(truth: Truth, outcome: Outcome) -> None:
         )
         if found_.at != now or not close:
             said.append(f"partition {partition}: popularity {found_.at} {found_.scores}; expected {now} {dict(scores)}")
-    _say(said, outcome)
+    say(said, outcome)
 
 
 def _not_repeated(events: Iterable[Event]) -> Iterable[Event]:
@@ -283,25 +270,3 @@ def _not_repeated(events: Iterable[Event]) -> Iterable[Event]:
                 continue
             noted.append(event.event_id)
         yield event
-
-
-def _header(row: bytes) -> Any:
-    return np.frombuffer(row, HEADER, 1)[0]
-
-
-def _events(row: bytes | None) -> int:
-    return 0 if row is None else int(_header(row)["events"])
-
-
-def _told(row: bytes | None) -> str:
-    if row is None:
-        return "none"
-    header = _header(row)
-    told = ("events", "offset", "begun", "users_offset", "built", "model")
-    return ", ".join(f"{name} {header[name]}" for name in told)
-
-
-def _say(said: Sequence[str], outcome: Outcome) -> None:
-    outcome.problems += said[:SAID_MOST]
-    if len(said) > SAID_MOST:
-        outcome.problems.append(f"and {len(said) - SAID_MOST} more like this")

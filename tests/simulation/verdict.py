@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from efficientrec.features import trait_keys
 from efficientrec.interactions import REPEAT_IDS_MAX, key_of
 from efficientrec.model import Model
 from efficientrec.popularity import Popularity
-from efficientrec.profile import HEADER, rebuilt, unpack
+from efficientrec.profile import rebuilt, unpack
 from efficientrec.recommend import recommend
 from efficientrec.recompute import Event, recompute
 from streams.aside import ORIGIN
@@ -34,11 +33,11 @@ from streams.worker import POPULARITY_KEY
 from streams.writer import FENCE_KEY
 from tests.simulation.deal import MODELS, Deal, model_of
 from tests.simulation.fakes import LETTER_BYTES_MAX, Broker, Entry
+from tests.simulation.judged import events_of, header_of, judge_row, say, told
 from tests.simulation.member import Around, recover
 from tests.simulation.outcome import Outcome
 from tests.toy import DAY, names
 
-SAID_MOST = 5
 NOT_A_USER = b"\xff"
 
 
@@ -221,7 +220,7 @@ def _expected(end: End, partition: int, user: User, row: bytes | None) -> bytes 
     """The user's row, which names its model and where that began to build it."""
     if not user.kept and not user.is_described:
         return None
-    header = _header(row)
+    header = header_of(row)
     return recompute(
         user.kept,
         _model(header),
@@ -242,22 +241,10 @@ def _check_rows(
         outcome.compared["rows in changelog"] += 1
         row = rows.get(key)
         expected = _expected(end, partition, users[key], row) if key in users else None
-        if row is not None and not end.deal.is_cold and int(_header(row)["model"]) == 0:
+        if row is not None and not end.deal.is_cold and int(header_of(row)["model"]) == 0:
             said.append(f"row of {key!r} in partition {partition} has no model, though there always was one")
-        if row == expected:
-            continue
-        has, wants = _events(row), _events(expected)
-        if row is None or (expected is not None and has < wants):
-            outcome.lost += 1
-            what = "lost"
-        elif expected is None or has > wants:
-            outcome.doubled += 1
-            what = "doubled"
-        else:
-            outcome.different += 1
-            what = "different"
-        said.append(f"row of {key!r} in partition {partition} is {what}: {_told(row)}; expected {_told(expected)}")
-    _say(said, outcome)
+        said += judge_row(row, expected, f"row of {key!r} in partition {partition}", outcome)
+    say(said, outcome)
 
 
 def _check_counted(end: End, users: dict[bytes, User], rows: dict[bytes, bytes], outcome: Outcome) -> None:
@@ -272,8 +259,8 @@ def _check_counted(end: End, users: dict[bytes, User], rows: dict[bytes, bytes],
         outcome.compared["counts of ids"] += 1
         named = {event.event_id for event in user.events if event.event_id is not None}
         wants = len(named) + sum(event.event_id is None for event in user.events)
-        if _events(rows.get(key)) != wants:
-            outcome.problems.append(f"{key!r} has {_events(rows.get(key))} events, of {wants} different ones")
+        if events_of(rows.get(key)) != wants:
+            outcome.problems.append(f"{key!r} has {events_of(rows.get(key))} events, of {wants} different ones")
 
 
 def _check_progress(end: End, partition: int, changelog: dict[bytes, bytes], outcome: Outcome) -> None:
@@ -332,7 +319,7 @@ def _check_lists(
             said.append(f"the last list of {key!r} is of {found}; the last event is {user.kept[-1].offset}")
             continue
         said += _check_items(end, partition, key, user, sent_, last_, outcome)
-    _say(said, outcome)
+    say(said, outcome)
 
 
 def _check_items(
@@ -340,7 +327,7 @@ def _check_items(
 ) -> list[str]:
     """The row that the list was made from is right but for demographics that came later, and so are the items."""
     assert sent.row is not None
-    header = _header(sent.row)
+    header = header_of(sent.row)
     count = int(header["traits"])
     traits = np.frombuffer(sent.row[len(sent.row) - 8 * count :], np.uint64).tolist()
     events = [event for event in user.kept if event.offset <= last.trigger.offset]
@@ -355,7 +342,7 @@ def _check_items(
     )
     outcome.compared["rows behind lists"] += 1
     if sent.row != expected:
-        return [f"the row behind the last list of {key!r} is {_told(sent.row)}; expected {_told(expected)}"]
+        return [f"the row behind the last list of {key!r} is {told(sent.row)}; expected {told(expected)}"]
     listed = [item.item_id for item in last.items]
     size = end.deal.settings.list_size
     if last.model_version is None:
@@ -384,7 +371,7 @@ def _check_popularity(
         for life in user.lives:
             before = 0
             for number, event in enumerate(life, 1):
-                after = _events(recompute(life[:number], None, admission=settings.admission))
+                after = events_of(recompute(life[:number], None, admission=settings.admission))
                 if after > before:
                     counted.append(event)
                 before = after
@@ -418,8 +405,8 @@ def _check_letters(end: End, expected: set[Letter], outcome: Outcome) -> None:
         for entry in end.broker.logs[end.topics.dead_letters, 0].entries()
     )
     outcome.compared["dead letters"] += len(expected)
-    _say([f"not among the dead letters: {each}" for each in sorted(expected - found.keys(), key=str)], outcome)
-    _say([f"set aside, and was good: {each}" for each in sorted(found.keys() - expected, key=str)], outcome)
+    say([f"not among the dead letters: {each}" for each in sorted(expected - found.keys(), key=str)], outcome)
+    say([f"set aside, and was good: {each}" for each in sorted(found.keys() - expected, key=str)], outcome)
 
 
 def _check_forwarded(end: End, expected: set[str], outcome: Outcome) -> None:
@@ -440,26 +427,3 @@ def _model(header: Any) -> Model | None:
     if key and key not in versions:
         raise AssertionError(f"a row was built by a model of key {key}, which was never released")
     return model_of(versions[key]) if key else None
-
-
-def _header(row: bytes | None) -> Any:
-    return np.zeros((), HEADER) if row is None else np.frombuffer(row, HEADER, 1)[0]
-
-
-def _events(row: bytes | None) -> int:
-    return int(_header(row)["events"])
-
-
-def _told(row: bytes | None) -> str:
-    if row is None:
-        return "none"
-    header = _header(row)
-    return ", ".join(
-        f"{name} {header[name]}" for name in ("events", "offset", "begun", "users_offset", "built", "model")
-    )
-
-
-def _say(said: Sequence[str], outcome: Outcome) -> None:
-    outcome.problems += said[:SAID_MOST]
-    if len(said) > SAID_MOST:
-        outcome.problems.append(f"and {len(said) - SAID_MOST} more like this")
