@@ -14,7 +14,6 @@ EfficientRecError
   TrainingImpossible      too little to learn from: wait for more interactions
   TopicMismatch           a topic is missing or made otherwise than needed: the message says what to change
   SourceTruncated         profiles know of more events than their topic has: restore it, or start under a new group
-  PartitionsDisputed      two workers write one partition: give each installation a group of its own
   BrokerUnavailable       the broker cannot be reached or would not start: the message names its address
   StateMismatch           a folder holds another changelog's rows: choose another state folder, or move it away
   StateCorrupt            rows on disk were damaged and are set aside: start the worker again, it rebuilds them
@@ -81,10 +80,6 @@ class TopicMismatch(EfficientRecError):
 
 class SourceTruncated(EfficientRecError):
     """A source topic ends before what was taken in from it."""
-
-
-class PartitionsDisputed(EfficientRecError):
-    """Another worker writes a partition that the group says is ours."""
 
 
 class BrokerUnavailable(EfficientRecError):

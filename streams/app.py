@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaConnectionError
 from faust.types import TP
 from yarl import URL
 
-from efficientrec.errors import BrokerUnavailable, PartitionsDisputed
+from efficientrec.errors import BrokerUnavailable
 from efficientrec.warm import warm
 from streams.catalogue import Catalogue
 from streams.exposition import exposed
@@ -41,8 +41,6 @@ from streams.writer import PartitionLost, Writers
 log = logging.getLogger(__name__)
 
 LAG_SECONDS = 1.0
-REFUSED_SESSIONS_MAX = 3
-"""Session timeouts for which a worker may be refused as a partition's writer: by then the group has dealt again."""
 STREAM_RUNS_MAX = 16  # runs that wait in memory: a few thousand records each
 
 
@@ -281,11 +279,6 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
             gauge.remove(tp.topic, tp.partition)
         reported.clear()
         reported.update(mine)
-        if services.writers.lost_for() > REFUSED_SESSIONS_MAX * settings.session_timeout_seconds:
-            raise PartitionsDisputed(
-                "another worker has claimed a partition that the group says is ours; expected one worker for each: is "
-                f"there another installation with EFFICIENTREC_GROUP={settings.group}?"
-            )
 
     @app.on_partitions_assigned.connect
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:

@@ -27,6 +27,8 @@ class Recovery(FaustRecovery):  # type: ignore[misc]  # untyped there
     async def _wait(self, coro: Any, timeout: Any = None) -> None:
         try:
             found = await self.wait_first(coro, self.signal_recovery_start, timeout=timeout)
+        except (RebalanceAgain, ServiceStopped):
+            raise  # from a step within this one
         except KafkaError as error:
             await self._again(repr(error))
         except Exception as error:

@@ -115,7 +115,7 @@ class KafkaWire:
     ) -> int:
         leader = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
         if leader is None or leader < 0:
-            await self._client.force_metadata_update()
+            self._client.force_metadata_update()
             raise LeaderNotAvailableError(f"{topic}-{partition}")
         batch = _batch(producer, sequence, records, timestamp_ms)
         request = ProduceRequest(
@@ -124,12 +124,12 @@ class KafkaWire:
         try:
             reply = await self._client.send(leader, request)
         except NodeNotReadyError:
-            await self._client.force_metadata_update()
+            self._client.force_metadata_update()
             raise
         ((_, ((_, code, first, *_),)),) = reply.topics
         error = for_code(code)
         if getattr(error, "invalid_metadata", False):
-            await self._client.force_metadata_update()
+            self._client.force_metadata_update()
         _raise_for(code)
         return int(first)
 

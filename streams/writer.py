@@ -53,8 +53,8 @@ class Writer:
     def __init__(self, writers: Writers, partition: int, generation: int) -> None:
         self.partition = partition
         self.generation = generation
-        self.lost_at: float | None = None
-        """When the broker refused it, by the monotonic clock."""
+        self.is_lost = False
+        """Another one has claimed the partition."""
         self._writers = writers
         self._leaving = False
         self._has_given_up = False
@@ -97,7 +97,7 @@ class Writer:
         """Raises PartitionLost when another one has claimed the partition, or a run of it was left undone."""
         if self._has_given_up:
             raise PartitionLost(f"an earlier run of partition {self.partition} was left undone")
-        if self.lost_at is not None:
+        if self.is_lost:
             raise PartitionLost(f"another worker has claimed partition {self.partition}")
 
     def _check_stay(self) -> None:
@@ -131,7 +131,7 @@ class Writer:
                         log.warning("partition %d: the broker has taken %s", self.partition, what)
                     return done
                 except ProducerFenced as error:
-                    self.lost_at = time.monotonic()
+                    self.is_lost = True
                     raise PartitionLost(f"another worker has claimed partition {self.partition}") from error
                 except KafkaError as error:
                     if not (error.retriable or isinstance(error, KafkaTimeoutError)):
@@ -204,7 +204,7 @@ class Writers:
         before = self._writers.pop(partition, None)
         if before is not None:
             before.leave()
-            before.lost_at = before.lost_at or time.monotonic()
+            before.is_lost = True
         writer = self._writers[partition] = Writer(self, partition, generation)
         try:
             return await writer.claim()
@@ -230,13 +230,6 @@ class Writers:
         """Partitions are about to be given back: whoever waits for a broker stops waiting."""
         for writer in self._writers.values():
             writer.leave()
-
-    def lost_for(self) -> float:
-        """Seconds for which the longest of those that were refused has been, without a new claim; 0 for none."""
-        now = time.monotonic()
-        return max(
-            (now - writer.lost_at for writer in self._writers.values() if writer.lost_at is not None), default=0.0
-        )
 
 
 def _batches(records: Sequence[KeyValue]) -> Iterator[list[KeyValue]]:

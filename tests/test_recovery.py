@@ -56,6 +56,17 @@ def test_a_step_without_an_answer_and_one_that_the_broker_fails_begin_once_more(
     assert played(failed)
 
 
+def test_a_step_within_another_one_begins_both_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "RETRY_SECONDS", 0.0)
+
+    async def slow_within(found: Recovery) -> None:
+        with pytest.raises(RebalanceAgain):
+            await found._wait(found._wait(asyncio.Event().wait(), timeout=0.01))
+        assert found.app.crash_reason is None
+
+    assert played(slow_within)
+
+
 def test_a_step_that_fails_otherwise_ends_the_worker() -> None:
     async def broken() -> None:
         raise SourceTruncated("the topic was made anew")
@@ -86,6 +97,7 @@ def test_a_worker_that_stops_ends_its_recovery() -> None:
     async def stopped(found: Recovery) -> None:
         found._stopped.set()
         with pytest.raises(ServiceStopped):
-            await found._wait(asyncio.Event().wait(), timeout=5)
+            await found._wait(found._wait(asyncio.Event().wait(), timeout=5))
+        assert found.app.crash_reason is None
 
     assert not played(stopped)

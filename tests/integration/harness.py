@@ -260,8 +260,8 @@ class World:
         deadline = time.monotonic() + WAIT_SECONDS
         while not condition():
             if time.monotonic() > deadline:
-                logs = "\n".join(f"{name}:\n{worker.output()[-2000:]}" for name, worker in self._workers.items())
-                raise AssertionError(f"after {WAIT_SECONDS:g} s it does not hold that {what}\n{logs}")
+                told = "\n".join(f"{name}:\n{worker.output()[-4000:]}" for name, worker in self._workers.items())
+                raise AssertionError(f"after {WAIT_SECONDS:g} s not true: {what}; left {self.backlog()}\n{told}")
             time.sleep(0.05)
 
     def wait_for_metric(self, worker: Worker, name: str, least: float) -> None:

@@ -65,6 +65,13 @@ def expect_nothing_lost_or_doubled(world: World) -> None:
     expect_last_lists(world)
 
 
+def expect_alive(workers: list[Worker], lives: list[int]) -> None:
+    """Each is the process that it was, and still runs."""
+    for worker, life in zip(workers, lives, strict=True):
+        assert worker.is_running(), f"a worker has ended with {worker.process.returncode}:\n{worker.output()[-8000:]}"
+        assert worker.process.pid == life
+
+
 def test_of_three_workers_one_is_killed_and_comes_back(apache_kafka: NativeKafka, tmp_path: Path) -> None:
     with world_on(apache_kafka.address, tmp_path, partitions=6) as world:
         workers = world.start("first", "second", "third")
@@ -102,7 +109,7 @@ def test_workers_wait_for_a_broker_that_was_killed_and_go_on_by_themselves(tmp_p
         world.wait_until_handled()
 
         assert left_behind > 0, "everything was done before the kill, so it showed nothing"
-        assert [worker.process.pid for worker in workers if worker.is_running()] == lives
+        expect_alive(workers, lives)
         assert any("the broker has taken" in worker.output() for worker in workers)
         assert all("Traceback" not in worker.output() for worker in workers)
         expect_nothing_lost_or_doubled(world)
@@ -130,7 +137,7 @@ def test_of_three_brokers_one_is_killed_in_the_middle_of_production_and_nothing_
         world.interact(*chance(4, 500, USERS))
         world.wait_until_handled()
         expect_nothing_lost_or_doubled(world)
-        assert [worker.process.pid for worker in workers if worker.is_running()] == lives
+        expect_alive(workers, lives)
 
 
 def test_a_worker_that_sleeps_through_the_loss_of_its_partitions_breaks_nothing_when_it_wakes(
