@@ -25,7 +25,7 @@ from efficientrec.warm import warm
 from streams.catalogue import Catalogue
 from streams.exposition import exposed
 from streams.follower import Follower
-from streams.metrics import WorkerMetrics
+from streams.metrics import WorkerMetrics, show
 from streams.outbox import Outbox
 from streams.progress import PROGRESS_KEY, Progress
 from streams.recovery import Tables
@@ -266,19 +266,17 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
     async def users(runs: AsyncIterator[Run]) -> None:
         await drain(runs, loop.users)
 
-    reported: set[TP] = set()
-
     @app.timer(interval=LAG_SECONDS)
     async def lag() -> None:
-        consumer, gauge = app.consumer, services.metrics.lag
-        mine = {tp for tp in consumer.assignment() if tp.topic in app.sources}
-        for tp in mine:
-            done = loop.handled.get((tp.topic, tp.partition), consumer._committed_offset.get(tp) or 0)
-            gauge.labels(tp.topic, tp.partition).set(max(0, (consumer.highwater(tp) or 0) - done))
-        for tp in reported - mine:  # they went to another worker, who reports them now
-            gauge.remove(tp.topic, tp.partition)
-        reported.clear()
-        reported.update(mine)
+        consumer = app.consumer
+        lags: dict[tuple[str, ...], float] = {}
+        for tp in consumer.assignment():
+            if tp.topic in app.sources:
+                done = loop.handled.get((tp.topic, tp.partition), consumer._committed_offset.get(tp) or 0)
+                lags[tp.topic, str(tp.partition)] = max(0, (consumer.highwater(tp) or 0) - done)
+        show(services.metrics.lag, lags)
+        copies = app.tables.recovery.standby_lag()
+        show(services.metrics.standby_lag, {(str(partition),): records for partition, records in copies.items()})
 
     @app.on_partitions_assigned.connect
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:

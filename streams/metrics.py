@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -81,6 +81,12 @@ class WorkerMetrics:
             ["topic", "partition"],
             registry=registry,
         )
+        self.standby_lag = Gauge(
+            "efficientrec_standby_lag_records",
+            "Records of the changelog that this worker's copy of a partition lacks, which another worker serves.",
+            ["partition"],
+            registry=registry,
+        )
         self.last_event = Gauge(
             "efficientrec_last_event_timestamp_seconds", "Time of the newest interaction handled.", registry=registry
         )
@@ -135,3 +141,13 @@ class WorkerMetrics:
         start = perf_counter()
         yield
         self.stage.labels(stage).observe(perf_counter() - start)
+
+
+def show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
+    """These series and no others: what has gone to another worker is shown by him."""
+    for labels, value in values.items():
+        gauge.labels(*labels).set(value)
+    for family in gauge.collect():
+        for sample in family.samples:
+            if tuple(sample.labels.values()) not in values:
+                gauge.remove(*sample.labels.values())

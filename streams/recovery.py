@@ -1,8 +1,11 @@
-"""Recovery that is not given up: Faust's, which ends for good when a step of it gets no answer in time.
+"""Recovery that is not given up and loses nothing.
 
-It takes a step that timed out for the service being stopped, and an error of the broker for its own end. The worker
-then goes on as a member of its group, with partitions that nobody serves. Here such a step makes recovery begin once
-more.
+Faust's ends for good when a step of it gets no answer in time: it takes that for the service being stopped, and an
+error of the broker for its own end. The worker then goes on as a member of its group, with partitions that nobody
+serves. Here such a step makes recovery begin once more.
+
+Faust also hands the changelog's records on through a queue, which it empties whenever the flow resumes: those of a copy
+that is just catching up would be missing from it for good. Here they go to disk as they are fetched.
 """
 
 from __future__ import annotations
@@ -15,6 +18,10 @@ from aiokafka.errors import KafkaError
 from faust.tables.manager import TableManager
 from faust.tables.recovery import RebalanceAgain, ServiceStopped
 from faust.tables.recovery import Recovery as FaustRecovery
+from faust.types import TP
+from mode import Service
+
+from streams.transport import Run
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +30,48 @@ RETRY_SECONDS = 1.0
 
 class Recovery(FaustRecovery):  # type: ignore[misc]  # untyped there
     """Tries until the broker answers, or partitions are dealt anew."""
+
+    def restore(self, tp: TP, run: Run) -> None:
+        """Writes a run of the changelog to disk; the last one that is missing ends the recovery."""
+        if tp in self.active_tps:
+            offsets = self.active_offsets
+        elif tp in self.standby_tps:
+            offsets = self.standby_offsets
+        else:
+            return  # dealt to another worker by now
+        known = offsets[tp]
+        if known is not None and run.last <= known:
+            return
+        try:
+            self.app.table.store.restore(run)
+        except Exception as error:
+            self.add_future(self.app.crash(error))
+            raise
+        offsets[tp] = run.last
+        if self.in_recovery and not self.need_recovery():
+            self._set_recovery_ended()
+            self.signal_recovery_end.set()
+
+    def standby_lag(self) -> dict[int, int]:
+        """Partition → records of the changelog that a copy lacks."""
+        ends = {
+            tp: max(self.app.consumer.highwater(tp) or 0, self.standby_highwaters[tp] + 1) for tp in self.standby_tps
+        }
+        known = {tp: self.standby_offsets[tp] for tp in self.standby_tps}
+        return {tp.partition: max(0, end - 1 - (-1 if known[tp] is None else known[tp])) for tp, end in ends.items()}
+
+    def _set_recovery_started(self) -> None:
+        super()._set_recovery_started()
+        self.signal_recovery_end.clear()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _slurp_changelogs(self) -> None:
+        """Nothing comes through Faust's queue."""
+
+    async def on_recovery_completed(self, generation_id: int = 0) -> None:
+        await super().on_recovery_completed(generation_id)
+        if self.app.consumer_generation_id == generation_id:
+            self.app.consumer.open_sources()
 
     async def _wait(self, coro: Any, timeout: Any = None) -> None:
         try:

@@ -7,10 +7,11 @@ recovery and commit stay Faust's; only the two places where it counts offsets on
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,12 +39,20 @@ class Run:
     """Of the group, when the run was delivered. A partition may have been another worker's between two of them."""
     handled: bool = False
     """Set when everything that the run asks for is safe: only this lets the commit pass."""
+    follows: Run | None = None
+    """The run that was handed out before it."""
 
     @property
     def last(self) -> int:
         """Offset of the last record."""
         offset: int = self.records[-1].offset
         return offset
+
+    def is_next(self) -> bool:
+        """Whether nothing before it was left undone. If it went first, it would pass for all that lies before it."""
+        if self.follows is not None and self.follows.handled:
+            self.follows = None  # or every run of the past would be kept
+        return self.follows is None
 
     @classmethod
     def from_data(cls, data: Run, *, preferred_type: object = None) -> Run:
@@ -86,23 +95,24 @@ class Consumer(driver.Consumer):
         """The runs that were handed out and not yet committed, in order."""
         self._done: dict[TP, int] = {}
         """Offset after the last run of an unbroken row of handled ones: what may be committed."""
-        self._seeks = 0
-        """Starts and ends of seeks to the committed offsets: odd while one is under way."""
-        self._sought: int | None = None
-        """The generation whose partitions stand at their committed offsets."""
+        self._moves: Counter[TP] = Counter()
+        """Starts and ends of recovery's seeks in a changelog partition: odd while one is under way."""
+        self._restored_from: dict[TP, int] = {}
+        """Where recovery's last seek went to."""
+        self._opening: object | None = None
+        """Made whenever the sources begin to flow; None while they must not."""
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
-        """Runs of what a fetch brought; what cannot be delivered now goes back, and will be fetched again.
+        """Runs of the sources; those of the changelog go to disk at once.
 
-        A fetch waits up to a second, and a rebalance or a recovery may begin or end meanwhile. Faust lets such records
-        go and seeks to the committed offsets, which moves nothing where nothing was ever committed. It also lets the
-        sources flow before that seek has ended: of what is delivered twice then, it may drop both copies. Here they
-        flow when a generation's seek has ended, and with what was fetched after it.
+        A fetch waits up to a second, and a rebalance or a recovery may begin or end meanwhile. What cannot be delivered
+        then goes back and will be fetched again, where Faust lets it go and relies on a seek to the committed offsets,
+        which moves nothing where nothing was ever committed.
         """
-        seeks = self._seeks
+        opening, moves = self._opening, self._moves.copy()
         records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
@@ -112,18 +122,36 @@ class Consumer(driver.Consumer):
             run.generation = generation
             if tp in returned or self.app.consumer_generation_id != generation:
                 continue  # of a partition that was assigned anew every position is new as well
+            is_open = self.flow_active and (active is None or tp in active or tp in self._buffered_partitions)
             is_source = self.app.topics.acks_enabled_for(tp.topic)
-            is_settled = not is_source or (seeks == self._seeks and seeks % 2 == 0 and self._sought == generation)
-            is_open = active is None or tp in active or tp in self._buffered_partitions
-            if not (self.flow_active and is_open and is_settled):
-                returned.add(tp)
-                with suppress(IllegalStateError):  # the partition has gone to another worker
-                    await self._seek(tp, run.records[0].offset)
-                continue
-            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp) or 0)
             if is_source:
+                is_current, origin = opening is not None and opening is self._opening, self._committed_offset[tp]
+            else:
+                is_current, origin = moves[tp] == self._moves[tp] and moves[tp] % 2 == 0, self._restored_from.get(tp)
+            if not (is_open and is_current):
+                returned.add(tp)
+                first: int = run.records[0].offset
+                # A seek that has moved the partition meanwhile may have gone back further than this fetch began.
+                await self._give_back(tp, first if is_current or origin is None else min(first, origin))
+            elif is_source:
+                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp) or 0)
                 self._hand_out(tp, run)
-            yield tp, self._message(tp, run)
+                yield tp, self._message(tp, run)
+            else:
+                self.app.tables.recovery.restore(tp, run)
+                await asyncio.sleep(0)
+
+    async def _give_back(self, tp: TP, offset: int) -> None:
+        with suppress(IllegalStateError):  # the partition has gone to another worker
+            await self._seek(tp, offset)
+
+    def open_sources(self) -> None:
+        """Lets the sources flow, with what is fetched from now on.
+
+        Not before recovery has ended: to the very last it resumes the flow, and Faust empties the queues of its agents
+        whenever it does. A run that was in one of them would never be handled, nor would any after it be committed.
+        """
+        self._opening = object()
 
     def _hand_out(self, tp: TP, run: Run) -> None:
         """Notes the run. It may come again, and be cut otherwise: some were lost on their way, others are handled."""
@@ -131,6 +159,7 @@ class Consumer(driver.Consumer):
         while delivered and delivered[-1].last >= run.records[0].offset:
             again.append(delivered.pop())
         run.handled = bool(again) and all(each.handled for each in again) and again[0].last >= run.last
+        run.follows = delivered[-1] if delivered else None
         delivered.append(run)
 
     def _message(self, tp: TP, run: Run) -> ConsumerMessage:
@@ -190,15 +219,18 @@ class Consumer(driver.Consumer):
         thread.thread_loop.call_soon_threadsafe(thread._consumer._coordinator.request_rejoin)
 
     async def perform_seek(self) -> None:
-        self._seeks += 1
-        generation = self.app.consumer_generation_id
+        self._opening = None
         self._forget(set(self._delivered))
+        await super().perform_seek()
+        await self._seek_to_state()
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        self._moves.update(partitions.keys())
+        self._restored_from.update(partitions)
         try:
-            await super().perform_seek()
-            await self._seek_to_state()
-            self._sought = generation
+            await super().seek_wait(partitions)
         finally:
-            self._seeks += 1
+            self._moves.update(partitions.keys())
 
     async def _seek_to_state(self) -> None:
         """What the changelog has lost (a broker that died, a topic made anew) was committed all the same: such events

@@ -108,6 +108,8 @@ class Loop:
             async with self._locks[run.partition]:
                 writer = self._writers.of(run.partition, run.generation)
                 try:
+                    if not run.is_next():
+                        raise PartitionLost(f"a run before offset {run.records[0].offset} never came")
                     await handle(run, writer)
                 except Exception:
                     writer.give_up()

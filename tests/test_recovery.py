@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from faust.tables.recovery import RebalanceAgain, ServiceStopped
+from faust.types import TP
 
-from efficientrec.errors import SourceTruncated
+from efficientrec.errors import SourceTruncated, StateUnwritable
 from streams import recovery
 from streams.app import create_app
 from streams.recovery import Recovery
 from streams.settings import Settings
+from streams.topics import Topics
+from streams.transport import Run
+
+CHANGELOG = TP(Topics.of(Settings()).changelog, 0)
 
 
 def played(what: Callable[[Recovery], Awaitable[None]]) -> bool:
@@ -101,3 +107,71 @@ def test_a_worker_that_stops_ends_its_recovery() -> None:
         assert found.app.crash_reason is None
 
     assert not played(stopped)
+
+
+def records(first: int, last: int) -> Run:
+    return Run(CHANGELOG.topic, 0, [SimpleNamespace(offset=each) for each in range(first, last + 1)])
+
+
+class Disk:
+    """Stands for the store: takes runs, or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.runs: list[tuple[int, int]] = []
+
+    def restore(self, run: Run) -> None:
+        if self.error is not None:
+            raise self.error
+        self.runs.append((run.records[0].offset, run.last))
+
+
+def recovering(disk: Disk, highwater: int) -> Recovery:
+    """Of partition 0, whose disk has got to offset 4."""
+    app = create_app(Settings(state_dir=Path("nowhere")))
+    app.table = SimpleNamespace(store=disk)  # type: ignore[assignment]
+    found: Recovery = app.tables.recovery
+    found.active_tps.add(CHANGELOG)
+    found.active_offsets[CHANGELOG], found.active_highwaters[CHANGELOG] = 4, highwater
+    found._set_recovery_started()
+    return found
+
+
+def test_recovery_ends_with_the_last_run_that_was_missing_and_takes_none_twice() -> None:
+    async def play() -> None:
+        disk = Disk()
+        found = recovering(disk, highwater=9)
+
+        found.restore(CHANGELOG, records(5, 7))
+        assert not found.signal_recovery_end.is_set()
+        found.restore(CHANGELOG, records(5, 7))
+        found.restore(CHANGELOG, records(8, 9))
+
+        assert disk.runs == [(5, 7), (8, 9)]
+        assert found.signal_recovery_end.is_set()
+        assert not found.in_recovery
+
+    asyncio.run(play())
+
+
+def test_what_is_fetched_of_a_partition_that_went_to_another_worker_is_left_alone() -> None:
+    async def play() -> None:
+        disk = Disk()
+        recovering(disk, highwater=9).restore(TP(CHANGELOG.topic, 3), records(5, 7))
+        assert disk.runs == []
+
+    asyncio.run(play())
+
+
+def test_a_disk_that_fails_in_recovery_stops_the_worker() -> None:
+    async def play() -> None:
+        found = recovering(Disk(StateUnwritable("no space left")), highwater=9)
+
+        with pytest.raises(StateUnwritable):
+            found.restore(CHANGELOG, records(5, 7))
+
+        await asyncio.wait_for(found.app._crashed.wait(), 5)
+        assert isinstance(found.app.crash_reason, StateUnwritable)
+        assert found.active_offsets[CHANGELOG] == 4
+
+    asyncio.run(play())

@@ -577,36 +577,19 @@ def test_a_folder_that_stays_open_elsewhere_is_said(tmp_path: Path, monkeypatch:
     close(neighbour)
 
 
-def event(first: int, *pairs: tuple[bytes | None, bytes | None]) -> Any:
+def run(first: int, *pairs: tuple[bytes | None, bytes | None]) -> Run:
     records: Any = [
         SimpleNamespace(key=key, value=value, offset=first + place) for place, (key, value) in enumerate(pairs)
     ]
-    return SimpleNamespace(message=SimpleNamespace(value=Run("changelog", 0, records)))
+    return Run("changelog", 0, records)
 
 
 def test_recovery_takes_runs_with_deletes_and_fences(tmp_path: Path) -> None:
     rows = opened(tmp_path)
 
-    rows.apply_changelog_batch(
-        [event(0, (b"a", b"1"), (b"b", b"1"), (b"a", b"2")), event(3, (b"b", None), (b"\xfffence", None))],
-        to_key=bytes,
-        to_value=bytes,
-    )
+    rows.restore(run(0, (b"a", b"1"), (b"b", b"1"), (b"a", b"2")))
+    rows.restore(run(3, (b"b", None), (b"\xfffence", None)))
 
     assert rows.read(0, [b"a", b"b", b"\xfffence"]) == [b"2", None, None]
     assert offset(rows) == 4
     close(rows)
-
-
-def test_a_disk_that_fails_in_recovery_stops_the_worker(tmp_path: Path) -> None:
-    rows = opened(tmp_path)
-
-    async def recover() -> None:
-        rows._open[0]._db = Broken("IO error: No space left on device")
-        with pytest.raises(StateUnwritable):
-            rows.apply_changelog_batch([event(0, (b"a", b"1"))], to_key=bytes, to_value=bytes)
-        await asyncio.wait_for(rows.app._crashed.wait(), 5)
-
-    asyncio.run(recover())
-
-    assert isinstance(rows.app.crash_reason, StateUnwritable)

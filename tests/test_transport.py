@@ -20,6 +20,8 @@ from streams.transport import Consumer, Run
 
 TOPIC = Topics.of(Settings()).interactions
 ZERO, ONE = TP(TOPIC, 0), TP(TOPIC, 1)
+LOG = TP(Topics.of(Settings()).changelog, 0)
+TOPICS = {"p": TOPIC, "c": LOG.topic}
 
 
 class Fed(Consumer):
@@ -32,20 +34,25 @@ class Fed(Consumer):
             app.transport, callback=_ignored, on_partitions_revoked=_ignored, on_partitions_assigned=_ignored
         )
         self.fetched: Mapping[Any, list[Any]] = {}
+        self.meanwhile = _ignored
+        """What happens while a fetch is under way."""
+        self.restored: list[tuple[TP, list[int]]] = []
+        app.tables.recovery.restore = lambda tp, run: self.restored.append((tp, [each.offset for each in run.records]))
         self.sought: list[tuple[TP, int]] = []
         self.committed: dict[TP, int] = {}
         self.commits: list[Mapping[TP, int]] = []
         self.takes_commits = True
         self.bounds = (0, 0)
-        self._set_active_tps({ZERO, ONE})
-        self._sought = app.consumer_generation_id
+        self._set_active_tps({ZERO, ONE, LOG})
         self.resume_flow()
+        self.open_sources()
 
     def _new_consumer_thread(self) -> Any:
         """Nothing is fetched here, and a real one has an event loop that would have to be closed."""
         return SimpleNamespace(beacon=None)
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
+        await self.meanwhile()
         return self.fetched, self._get_active_partitions()
 
     async def _seek(self, partition: TP, offset: int) -> None:
@@ -69,13 +76,16 @@ class Fed(Consumer):
         self.committed, self.bounds = {ZERO: committed}, (start, end)
         self.app.progress = lambda: {ZERO: progress}
         await self.perform_seek()
+        self.open_sources()
 
     def highwater(self, tp: TP) -> int:
         return 0
 
     async def messages(self, **fetched: Sequence[int]) -> list[Any]:
-        """What is delivered of a fetch: p0, p1 = the offsets of its records."""
-        self.fetched = {TopicPartition(TOPIC, int(name[1:])): _records(name, at) for name, at in fetched.items()}
+        """What is delivered of a fetch: p0, p1, c0 = the offsets of its records; c of the changelog."""
+        self.fetched = {
+            TopicPartition(TOPICS[name[0]], int(name[1:])): _records(name, at) for name, at in fetched.items()
+        }
         return [message async for _, message in self.getmany(1.0)]
 
 
@@ -83,7 +93,8 @@ async def _ignored(*_: object) -> None: ...
 
 
 def _records(name: str, offsets: Sequence[int]) -> list[ConsumerRecord[bytes | None, bytes | None]]:
-    return [ConsumerRecord(TOPIC, int(name[1:]), offset, 0, 0, b"key", b"value", None, 3, 5, ()) for offset in offsets]
+    place = TOPICS[name[0]], int(name[1:])
+    return [ConsumerRecord(*place, offset, 0, 0, b"key", b"value", None, 3, 5, ()) for offset in offsets]
 
 
 def offsets(message: Any) -> list[int]:
@@ -228,18 +239,14 @@ def test_records_that_come_again_in_other_runs_do_not_hold_up_the_commit() -> No
     asyncio.run(play())
 
 
-@pytest.mark.parametrize(
-    "why", ["the flow has stopped", "the partition is paused", "a seek is under way", "no seek was made yet"]
-)
+@pytest.mark.parametrize("why", ["the flow has stopped", "the partition is paused", "recovery has not ended"])
 def test_what_cannot_be_delivered_now_goes_back_to_be_fetched_again(why: str) -> None:
     async def play() -> None:
         consumer = Fed(run_events_max=2)
         if why == "the flow has stopped":
             consumer.stop_flow()
-        elif why == "a seek is under way":
-            consumer._seeks += 1
-        elif why == "no seek was made yet":
-            consumer.app.consumer_generation_id += 1
+        elif why == "recovery has not ended":
+            await consumer.perform_seek()
         else:
             consumer.pause_partitions({ZERO, ONE})
 
@@ -247,6 +254,102 @@ def test_what_cannot_be_delivered_now_goes_back_to_be_fetched_again(why: str) ->
 
         assert consumer.sought == [(ZERO, 5), (ONE, 8)]
         assert consumer._new_offset(ZERO) is None
+
+    asyncio.run(play())
+
+
+def test_what_was_fetched_before_the_sources_opened_goes_back() -> None:
+    async def play() -> None:
+        consumer = Fed()
+        await consumer.perform_seek()
+
+        async def recovery_ends(*_: object) -> None:
+            consumer.open_sources()
+
+        consumer.meanwhile = recovery_ends
+        assert await consumer.messages(p0=[5, 6]) == []
+        consumer.meanwhile = _ignored
+
+        assert consumer.sought == [(ZERO, 5)]
+        assert [offsets(message) for message in await consumer.messages(p0=[5, 6])] == [[5, 6]]
+
+    asyncio.run(play())
+
+
+def test_what_goes_back_does_not_undo_a_seek_that_went_back_further() -> None:
+    async def play() -> None:
+        consumer = Fed()
+
+        async def recovery(*_: object) -> None:
+            await consumer.resume_with(committed=500, progress=420)
+
+        consumer.meanwhile = recovery
+        assert await consumer.messages(p0=[500, 501]) == []
+
+        assert consumer.sought == [(ZERO, 420), (ZERO, 420)]
+
+    asyncio.run(play())
+
+
+def test_the_changelog_goes_to_disk_at_once_and_back_while_its_partition_is_paused() -> None:
+    async def play() -> None:
+        consumer = Fed(run_events_max=2)
+
+        assert await consumer.messages(c0=[1, 2, 7]) == []
+        consumer.pause_partitions({LOG})
+        assert await consumer.messages(c0=[8]) == []
+
+        assert consumer.restored == [(LOG, [1, 2]), (LOG, [7])]
+        assert consumer.sought == [(LOG, 8)]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("when", ["before and during the fetch", "during the fetch", "during and after the fetch"])
+def test_what_was_fetched_while_recovery_moved_a_changelog_does_not_go_to_disk(when: str) -> None:
+    """Else the disk would lack what lies between where recovery goes on and there."""
+
+    async def play() -> None:
+        consumer, told, answered = Fed(), asyncio.Event(), asyncio.Event()
+
+        async def seek_wait(partitions: object) -> None:
+            told.set()
+            await answered.wait()
+
+        consumer._thread.seek_wait = seek_wait
+        seek = asyncio.create_task(consumer.seek_wait({LOG: 100}))
+        if when.startswith("before"):
+            await told.wait()
+
+        async def moved(*_: object) -> None:
+            await told.wait()
+            if not when.endswith("after the fetch"):
+                answered.set()
+                await seek
+
+        consumer.meanwhile = moved
+        await consumer.messages(c0=[150, 151])
+        assert consumer.restored == []
+        assert consumer.sought == [(LOG, 100)]
+        answered.set()
+        await seek
+
+        consumer.meanwhile = _ignored
+        await consumer.messages(c0=[100, 101])
+        assert consumer.restored == [(LOG, [100, 101])]
+
+    asyncio.run(play())
+
+
+def test_a_run_is_next_when_the_one_before_it_was_handled() -> None:
+    async def play() -> None:
+        consumer = Fed(run_events_max=2)
+        first, elsewhere, second, third = [message.value for message in await consumer.messages(p0=range(6), p1=[3])]
+        assert [run.is_next() for run in (first, second, third, elsewhere)] == [True, False, False, True]
+
+        first.handled = True
+
+        assert [run.is_next() for run in (second, third)] == [True, False]
 
     asyncio.run(play())
 

@@ -557,6 +557,19 @@ def test_a_run_of_an_earlier_generation_is_left_alone() -> None:
     assert world.counter("efficientrec_runs_abandoned_total") == 1
 
 
+def test_a_run_does_not_pass_one_that_never_came() -> None:
+    world = World(toy_model())
+    lost = fresh(FIRST)
+
+    world.handle(late := replace(fresh(SECOND), follows=lost))
+    world.handle(after := replace(fresh(SECOND), follows=late))
+
+    assert (late.handled, after.handled) == (False, False)
+    assert world.rows() == {}
+    world.handle(lost)
+    assert not lost.handled, "not before partitions have been dealt anew"
+
+
 def test_who_has_lost_the_partition_appends_nothing_more() -> None:
     world = World(toy_model())
     old = world.loop

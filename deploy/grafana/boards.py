@@ -217,6 +217,13 @@ def _work() -> list[Stat | TimeSeries]:
             stacked=True,
         ),
         _lines(
+            "Copies behind",
+            "Each worker keeps copies of partitions that others serve, to take over at once. How many records of the "
+            "changelog they lack: that much must be read before a copy can serve.",
+            {"{{instance}}": "sum by (instance) (efficientrec_standby_lag_records)"},
+            "short",
+        ),
+        _lines(
             "Trouble",
             "Rebalances happen when workers come and go; runs whose partition has gone are left to its new worker. "
             "What the broker did not take is sent again, and its partition waits for it. Misplaced interactions come "

@@ -31,6 +31,7 @@ FAULTS = (
     "broker",
     "disk lost",
     "disk full",
+    "runs lost",
     "truncate",
     "swap",
 )

@@ -234,9 +234,17 @@ class Process:
         entries = entries[: self.around.rng.choice((1, 2, 4, 12))]
         run = Run(topic, partition, [_record(place, entry) for entry in entries], self.generation)
         self.position[place] = entries[-1].offset + 1
+        run.follows = self.delivered[place][-1] if self.delivered[place] else None
         self.waiting[topic].append(run)
         self.delivered[place].append(run)
         return True
+
+    def lose_runs(self) -> bool:
+        """What waits in the streams is gone, though it was delivered; whether there was anything."""
+        lost = any(self.waiting.values())
+        for runs in self.waiting.values():
+            runs.clear()
+        return lost
 
     def startable(self) -> list[str]:
         """Agents that are free, have a run, and would get its partition's lock at once."""

@@ -164,6 +164,8 @@ class World:
             actions.append((lambda: self._pause(self.rng.choice(awake)), fault))
         if awake and "slow" in faults and self.deal.fences:
             actions.append((lambda: self._be_slow(self.rng.choice(awake)), fault))
+        if awake and "runs lost" in faults:
+            actions.append((lambda: self._lose_runs(self.rng.choice(awake)), fault))
         if awake and "disk full" in faults:
             actions.append((lambda: self._fill_disk(self.rng.choice(awake)), fault / 2))
         if "truncate" in faults:
@@ -234,6 +236,10 @@ class World:
     def _fill_disk(self, process: Process) -> None:
         self.struck["disk full"] += 1
         process.store.is_full = True
+
+    def _lose_runs(self, process: Process) -> None:
+        if process.lose_runs():
+            self.struck["runs lost on their way to the loop"] += 1
 
     def _stop(self, process: Process) -> None:
         """Asked to: what was begun is finished."""
