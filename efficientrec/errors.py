@@ -14,6 +14,7 @@ EfficientRecError
   TrainingImpossible      too little to learn from: wait for more interactions
   TopicMismatch           a topic is missing or made otherwise than needed: the message says what to change
   SourceTruncated         profiles know of more events than their topic has: restore it, or start under a new group
+  WorkersEnded            one of several workers did not survive its first start: its own log says why
   BrokerUnavailable       the broker cannot be reached or would not start: the message names its address
   StateMismatch           a folder holds another changelog's rows: choose another state folder, or move it away
   StateCorrupt            rows on disk were damaged and are set aside: start the worker again, it rebuilds them
@@ -80,6 +81,10 @@ class TopicMismatch(EfficientRecError):
 
 class SourceTruncated(EfficientRecError):
     """A source topic ends before what was taken in from it."""
+
+
+class WorkersEnded(EfficientRecError):
+    """A supervised worker ended soon after its first start."""
 
 
 class BrokerUnavailable(EfficientRecError):

@@ -304,23 +304,6 @@ def _dot(left: NDArray[np.float32], right: NDArray[np.float32]) -> np.float32:
     return total
 
 
-EMPTY = -1
-
-
-@_compiled
-def _candidate(item: int, slots: NDArray[np.int32], found: NDArray[np.int32], count: int) -> int:
-    """Place of an item among the candidates found so far; `count` when it is new (and then written there)."""
-    mask = len(slots) - 1
-    slot = (item * 0x9E3779B1) & mask
-    while slots[slot] != EMPTY:
-        if found[slots[slot]] == item:
-            return int(slots[slot])
-        slot = (slot + 1) & mask
-    slots[slot] = count
-    found[count] = item
-    return count
-
-
 @_compiled
 def vote_and_rank(
     voters: NDArray[np.int32],
@@ -339,6 +322,7 @@ def vote_and_rank(
     seen_count: NDArray[np.uint32],
     seen: NDArray[np.uint16],
     exact: bool,
+    place_of: NDArray[np.int32],
     items: NDArray[np.int32],
     scores: NDArray[np.float32],
     strongest: NDArray[np.int32],
@@ -349,19 +333,16 @@ def vote_and_rank(
 
     voters, shares (users, v): the first `clusters` columns are clusters, the others anchors (items); -1 for none.
     owner_*, anchor_* (owners, L): shortlists, best first, -1 for none. popular (p,): for who has too few candidates.
+    place_of (items,): room to work in, -1 everywhere before and after.
     items, scores (users, N), strongest, part (users, N, 2): filled; strongest cluster and anchor of each item and the
     part each gave. ranked (users,): how many items were left to rank.
     """
     users, size = items.shape
     most = voters.shape[1] * max(owner_items.shape[1], anchor_items.shape[1]) + len(popular)
-    length = 64
-    while length < 2 * most:
-        length *= 2
-    slots = np.full(length, EMPTY, np.int32)
     found = np.empty(most, np.int32)
     votes = np.empty(most, np.float32)
-    leader = np.empty((most, 2), np.int32)
-    given = np.empty((most, 2), np.float32)
+    leader = np.empty((2, most), np.int32)
+    given = np.empty((2, most), np.float32)
     mine = np.zeros(65_536, np.bool_)
     order = np.empty(size, np.int32)
     best = np.empty(size, np.float32)
@@ -375,22 +356,26 @@ def vote_and_rank(
             side = 0 if column < clusters else 1
             listed = owner_items[owner] if side == 0 else anchor_items[owner]
             credit = owner_scores[owner] if side == 0 else anchor_scores[owner]
-            for place in range(len(listed)):
-                item = listed[place]
+            share = shares[user, column]
+            for rank in range(len(listed)):
+                item = listed[rank]
                 if item < 0:
                     break
-                vote = shares[user, column] * credit[place]
-                candidate = _candidate(item, slots, found, count)
-                if candidate == count:
+                vote = share * credit[rank]
+                candidate = place_of[item]
+                if candidate < 0:
+                    candidate = count
                     count += 1
+                    place_of[item] = candidate
+                    found[candidate] = item
                     votes[candidate] = 0
                     for kind in range(2):
-                        leader[candidate, kind] = -1
-                        given[candidate, kind] = 0
+                        leader[kind, candidate] = -1
+                        given[kind, candidate] = 0
                 votes[candidate] += vote
-                if vote > given[candidate, side]:
-                    given[candidate, side] = vote
-                    leader[candidate, side] = owner
+                if vote > given[side, candidate]:
+                    given[side, candidate] = vote
+                    leader[side, candidate] = owner
         # 2. What the user has met, and what is hidden or expired, leaves.
         known = min(seen_count[user], seen.shape[1])
         for index in range(known):
@@ -408,14 +393,15 @@ def vote_and_rank(
                 item = popular[place]
                 if blocked[item] or mine[item_keys[item] & np.uint64(0xFFFF)]:
                     continue
-                candidate = _candidate(item, slots, found, count)
-                if candidate == count:
+                if place_of[item] < 0:
+                    place_of[item] = count
+                    found[count] = item
+                    votes[count] = 0
+                    for kind in range(2):
+                        leader[kind, count] = -1
+                        given[kind, count] = 0
                     count += 1
                     left += 1
-                    votes[candidate] = 0
-                    for kind in range(2):
-                        leader[candidate, kind] = -1
-                        given[candidate, kind] = 0
         for index in range(known):
             mine[seen[user, index]] = False
         # 4. Exact scores, and the best N with what speaks for each.
@@ -431,8 +417,8 @@ def vote_and_rank(
                 items[user, place] = found[candidate]
                 scores[user, place] = best[place]
                 for kind in range(2):
-                    strongest[user, place, kind] = leader[candidate, kind]
-                    part[user, place, kind] = given[candidate, kind]
+                    strongest[user, place, kind] = leader[kind, candidate]
+                    part[user, place, kind] = given[kind, candidate]
             else:
                 items[user, place] = -1
                 scores[user, place] = 0
@@ -440,10 +426,5 @@ def vote_and_rank(
                     strongest[user, place, kind] = -1
                     part[user, place, kind] = 0
         ranked[user] = left
-        # The slots are cleaned by undoing what was set: the table is much longer than a user's candidates.
-        mask = length - 1
         for candidate in range(count):
-            slot = (found[candidate] * 0x9E3779B1) & mask
-            while slots[slot] != EMPTY:
-                slots[slot] = EMPTY
-                slot = (slot + 1) & mask
+            place_of[found[candidate]] = -1

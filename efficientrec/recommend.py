@@ -13,6 +13,7 @@ Knows models and rows. Knows nothing of Kafka or time. Its cost depends on neith
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from efficientrec import kernels
 from efficientrec.model import Model
 from efficientrec.profile import Rows
+
+_own = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ def recommend(
         rows.seen_count,
         rows.seen,
         exact,
+        _room_for(len(model.items)),
         result.items,
         result.scores,
         result.strongest,
@@ -96,6 +100,14 @@ def recommend(
         result.ranked,
     )
     return result
+
+
+def _room_for(items: int) -> NDArray[np.int32]:
+    """(items,) or longer, -1 everywhere; each thread has its own, which the kernel leaves as it found it."""
+    room: NDArray[np.int32] | None = getattr(_own, "room", None)
+    if room is None or len(room) < items:
+        room = _own.room = np.full(items, -1, np.int32)
+    return room
 
 
 def _anchors(model: Model, rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -6,7 +6,9 @@ An item's place (index) means something only within one model version; its key (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +38,14 @@ class Vocabulary:
         twice = kernels.hash_table(self.keys, self._table, self._place)
         if twice >= 0:
             raise ArtifactMismatch(f"item {self.ids[twice]!r} shares its key with another item of the vocabulary")
+
+    @cached_property
+    def json_ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The ids as JSON strings, one after the other, and where each begins; one more for the end."""
+        texts = [msgspec.json.encode(each) for each in self.ids]
+        starts = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum([len(text) for text in texts], out=starts[1:])
+        return np.frombuffer(b"".join(texts), np.uint8), starts
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -12,8 +12,9 @@ from efficientrec import kernels, profile
 from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.interactions import Interactions, key_of
+from efficientrec.json_kernel import write_lists
 from efficientrec.model import Blend, Model
-from efficientrec.recommend import recommend
+from efficientrec.recommend import Recommendations, recommend
 from efficientrec.shortlists import Shortlists
 from efficientrec.vocabulary import Vocabulary
 
@@ -21,7 +22,8 @@ ITEMS, DIM, HIDDEN, CLUSTERS = 8, 4, 4, 2
 
 
 def warm() -> None:
-    """Lets two users go the way of every user: without a model, with one, from bytes and back. Then places a key."""
+    """Lets two users go the way of every user: without a model, with one, from bytes and back, up to their lists. Then
+    places a key."""
     model = _smallest_model()
     stored: list[bytes | None] = [None, None]
     for offset, encoder in ((0, None), (2, model.encoder), (4, model.encoder)):
@@ -29,9 +31,17 @@ def warm() -> None:
         rows = profile.fold(profile.unpack(stored, width, key), _run(model, offset), encoder).rows
         stored = list(profile.pack(rows, partition=0))
         if encoder is not None:
-            recommend(model, rows, 4)
+            _write(model, recommend(model, rows, 4))
     text = np.frombuffer(b"warm", np.uint8)  # read-only, as keys joined from records are
     kernels.murmur2(text, np.zeros(1, np.int64), np.full(1, len(text), np.int64), np.empty(1, np.uint32))
+
+
+def _write(model: Model, lists: Recommendations) -> None:
+    heads = np.frombuffer(b"{}" * len(lists.items), np.uint8)
+    head_end = np.arange(2, len(heads) + 1, 2)
+    out, end = np.empty(10_000, np.uint8), np.empty(len(head_end), np.int64)
+    recommended = (lists.clusters, lists.memberships, lists.items, lists.scores, lists.strongest, lists.part)
+    write_lists(heads, head_end, *recommended, *model.items.json_ids, out, end)
 
 
 def _run(model: Model, offset: int) -> Interactions:

@@ -26,14 +26,18 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 def start_child(
-    command: Sequence[str], *, log: Path | None = None, environ: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    log: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    inherits_output: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start `command` so that it ends with this process, whatever ends this process.
 
     The child gets a session of its own: Ctrl-C in the terminal reaches the parent alone, which then stops its children
-    in the order it wants. Its output goes to the end of `log`, or nowhere. On Linux the kernel kills the child when the
-    thread that started it ends, so start children from a thread that outlives them (the main one); elsewhere only
-    `stop_child` does.
+    in the order it wants. Its output goes to the end of `log`, to where this process's goes, or nowhere. On Linux the
+    kernel kills the child when the thread that started it ends, so start children from a thread that outlives them
+    (the main one); elsewhere only `stop_child` does.
     """
     words = list(command)
     if sys.platform == "linux":
@@ -42,7 +46,12 @@ def start_child(
         log.parent.mkdir(parents=True, exist_ok=True)
     with Path(log or os.devnull).open("ab") as output:
         return subprocess.Popen(  # noqa: S603  # the command is ours, and no shell reads it
-            words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=environ
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=None if inherits_output else output,
+            stderr=None if inherits_output else output,
+            start_new_session=True,
+            env=environ,
         )
 
 

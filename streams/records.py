@@ -112,8 +112,8 @@ class RankedItem(Struct, gc=False):
     reasons: list[Reason]
 
 
-class RecommendationList(Struct, gc=False):
-    """A user's recommendations; key: the user's id; a null value says that the user was erased."""
+class ListHead(Struct, gc=False):
+    """What a list says beside its clusters and items."""
 
     schema_version: int
     rec_id: str
@@ -124,6 +124,11 @@ class RecommendationList(Struct, gc=False):
     trigger: Trigger
     reason: str
     """Why the list was made: `event`; readers must expect other reasons to come."""
+
+
+class RecommendationList(ListHead, gc=False):
+    """A user's recommendations; key: the user's id; a null value says that the user was erased."""
+
     clusters: list[ClusterWeight]
     items: list[RankedItem]
 

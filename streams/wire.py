@@ -117,7 +117,7 @@ class KafkaWire:
         if leader is None or leader < 0:
             self._client.force_metadata_update()
             raise LeaderNotAvailableError(f"{topic}-{partition}")
-        batch = _batch(producer, sequence, records, timestamp_ms)
+        batch = record_batch(producer, sequence, records, timestamp_ms)
         request = ProduceRequest(
             transactional_id=None, required_acks=-1, timeout=self._timeout_ms, topics=[(topic, [(partition, batch)])]
         )
@@ -134,7 +134,8 @@ class KafkaWire:
         return int(first)
 
 
-def _batch(producer: ProducerId, sequence: int, records: Sequence[KeyValue], timestamp_ms: int) -> bytes:
+def record_batch(producer: ProducerId, sequence: int, records: Sequence[KeyValue], timestamp_ms: int) -> bytes:
+    """The bytes that a broker appends: records (key, value) under one producer and sequence."""
     builder = DefaultRecordBatchBuilder(
         _MAGIC,
         compression_type=0,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tests.bench import flood as flooding
 from tests.bench import machine
+from tests.bench import pieces as splitting
 from tests.bench import soak as soaking
 from tests.bench.throughput import measure
 
@@ -56,6 +57,25 @@ def throughput(
     console.print(table)
     steps = ", ".join(f"{stage} {spent:.1f}" for stage, spent in figures["microseconds_per_list"].items())
     console.print(f"The worker's steps, µs per list on its clock: {steps}")
+    if output is not None:
+        output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+@app.command()
+def pieces(
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    users: Annotated[int, typer.Option(help="With full rows, on disk.")] = 20_000,
+    run_events: Annotated[int, typer.Option(help="Events of a run, each of another user.")] = 4_000,
+    rounds: Annotated[int, typer.Option(help="Of which the least counts.")] = 5,
+    items: Annotated[int, typer.Option(help="Of the model.")] = 4_000,
+) -> None:
+    """What each piece of a refreshed list costs, in one process with a broker that answers at once."""
+    figures = {**machine.described(), **splitting.measure(users, run_events, rounds, items)}
+    for title in ("loop", "library"):
+        table = Table(title, "µs per list", "share")
+        for name, spent in figures[title].items():
+            table.add_row(name, f"{spent:.2f}", f"{spent / figures['loop']['in all']:.0%}")
+        console.print(table)
     if output is not None:
         output.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -79,7 +79,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self.port = free_port()
+        self.port = self.ports()
         changed = {"state_dir": self.state_dir, "metrics_port": self.port}
         environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         for each in fields(Settings):
@@ -88,6 +88,10 @@ class Worker:
                 environ[PREFIX + each.name.upper()] = str(value)
         environ |= self.environ()
         self._process = start_child([sys.executable, *self.command], log=self.log, environ=environ)
+
+    def ports(self) -> int:
+        """Where /metrics may be."""
+        return free_port()
 
     def environ(self) -> dict[str, str]:
         """Variables beside the settings."""

@@ -1,0 +1,130 @@
+"""Lists on their way out: what the kernel writes is what the record types read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from efficientrec.recommend import Recommendations
+from efficientrec.vocabulary import Vocabulary
+from streams.lists import USERS_AT_A_TIME, Cause, personal_lists, popular_lists
+from streams.records import ClusterWeight, RankedItem, Reason, Trigger, decode_list, rec_id_of
+from tests.toy import toy_model
+
+IDS = ["plain", 'with "quotes" and \\', "naïve ☕ 商品", "line\nbreak\x00", "x" * 512]
+MODEL = replace(toy_model(), items=Vocabulary(IDS))
+
+
+def cause(user: str, offset: int = 7, event_id: str | None = "e-1") -> Cause:
+    return Cause(user, Trigger("reco.interactions", 3, offset, event_id, "2023-11-14T22:13:20.123Z"), 1000)
+
+
+def recommended(**columns: object) -> Recommendations:
+    """One user with three items: by a cluster, by an anchor and a cluster, by popularity; the last place is empty."""
+    given = {
+        "items": np.array([[2, 4, 1, -1]], np.int32),
+        "scores": np.array([[12.3456789, 0.5, -3.25, 0]], np.float32),
+        "clusters": np.array([[17, 3]], np.int32),
+        "memberships": np.array([[0.98768, 1.0]], np.float32),
+        "strongest": np.array([[[17, -1], [3, 0], [-1, -1], [-1, -1]]], np.int32),
+        "part": np.array([[[2.0, 0], [1.0, 3.0], [0, 0], [0, 0]]], np.float32),
+        "ranked": np.array([3], np.int32),
+        **columns,
+    }
+    return Recommendations(**given)  # type: ignore[arg-type]
+
+
+def test_a_list_says_what_was_recommended_and_why() -> None:
+    (body,) = personal_lists(MODEL, recommended(), [cause('us"er ☕')], "2024-01-01T00:00:00.000Z", "event")
+
+    found = decode_list(body)
+
+    assert found.user_id == 'us"er ☕'
+    assert found.rec_id == rec_id_of("reco.interactions", 3, 7, 'us"er ☕', MODEL.version)
+    assert (found.model_version, found.reason) == (MODEL.version, "event")
+    assert found.generated_at == "2024-01-01T00:00:00.000Z"
+    assert found.trigger == cause("x").trigger
+    assert found.clusters == [ClusterWeight(17, 0.9877), ClusterWeight(3, 1.0)]
+    assert found.items == [
+        RankedItem(IDS[2], 1, 12.345679, [Reason("cluster", 1.0, cluster=17)]),
+        RankedItem(IDS[4], 2, 0.5, [Reason("anchor", 0.75, item_id=IDS[0]), Reason("cluster", 0.25, cluster=3)]),
+        RankedItem(IDS[1], 3, -3.25, [Reason("popular", 1.0)]),
+    ]
+    assert msgspec.json.encode(found) == body  # to the byte, so nothing changes for who compares
+
+
+def test_ids_of_all_kinds_come_back() -> None:
+    items = np.arange(len(IDS), dtype=np.int32)[None]
+    nothing = {"strongest": np.full((1, len(IDS), 2), -1, np.int32), "part": np.zeros((1, len(IDS), 2), np.float32)}
+    (body,) = personal_lists(
+        MODEL,
+        recommended(items=items, scores=np.zeros((1, len(IDS)), np.float32), **nothing),
+        [cause("u")],
+        "",
+        "event",
+    )
+
+    assert [item.item_id for item in decode_list(body).items] == IDS
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        (0.0, "0.0"),
+        (1.0, "1.0"),
+        (-1.5, "-1.5"),
+        (1e-6, "0.000001"),
+        (4e-7, "0.0"),
+        (0.1, "0.1"),
+        (1234567.0, "1234567.0"),
+        (99.9999995, "100.0"),
+        (1e12, "999999995904.0"),
+    ],
+)
+def test_numbers_are_plain_decimals(score: float, text: str) -> None:
+    scores = np.full((1, 4), score, np.float32)
+    (body,) = personal_lists(MODEL, recommended(scores=scores), [cause("u")], "", "event")
+
+    assert f'"rank":1,"score":{text},'.encode() in body
+    assert decode_list(body).items[0].score == pytest.approx(score, rel=1e-6, abs=5e-7)
+
+
+def test_a_score_beyond_all_bounds_still_gives_a_list() -> None:
+    scores = np.array([[3e38, -3e38, 0, 0]], np.float32)
+    (body,) = personal_lists(MODEL, recommended(scores=scores), [cause("u")], "", "event")
+
+    assert [item.score for item in decode_list(body).items] == [9e12, -9e12, 0.0]
+
+
+def test_every_user_of_a_large_batch_gets_his_own_list() -> None:
+    users = 2 * USERS_AT_A_TIME + 3
+    one = recommended()
+    many = Recommendations(
+        **{
+            name: np.repeat(getattr(one, name), users, axis=0)
+            for name in ("items", "scores", "clusters", "memberships", "strongest", "part", "ranked")
+        }
+    )
+    many.items[:, 0] = np.arange(users) % len(IDS)
+    causes = [cause(f"user-{number}", number, None) for number in range(users)]
+
+    found = [decode_list(body) for body in personal_lists(MODEL, many, causes, "", "event")]
+
+    assert [each.user_id for each in found] == [each.user for each in causes]
+    assert [each.items[0].item_id for each in found] == [IDS[number % len(IDS)] for number in range(users)]
+    assert personal_lists(MODEL, many, [], "", "event") == []
+
+
+def test_before_the_first_model_a_list_names_popularity() -> None:
+    (body,) = popular_lists([[("a", 3.0), ("b", 1.0)]], [cause("u")], "", "event")
+
+    found = decode_list(body)
+
+    assert (found.user_id, found.model_version, found.clusters) == ("u", None, [])
+    assert found.items == [
+        RankedItem("a", 1, 3.0, [Reason("popular", 1.0)]),
+        RankedItem("b", 2, 1.0, [Reason("popular", 1.0)]),
+    ]
