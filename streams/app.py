@@ -273,7 +273,7 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         for tp in consumer.assignment():
             if tp.topic in app.sources:
                 done = loop.handled.get((tp.topic, tp.partition), consumer._committed_offset.get(tp) or 0)
-                lags[tp.topic, str(tp.partition)] = max(0, (consumer.highwater(tp) or 0) - done)
+                lags[tp.topic, str(tp.partition)] = max(0, consumer.highwater(tp) - done)
         show(services.metrics.lag, lags)
         copies = app.tables.recovery.standby_lag()
         show(services.metrics.standby_lag, {(str(partition),): records for partition, records in copies.items()})

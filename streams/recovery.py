@@ -54,9 +54,7 @@ class Recovery(FaustRecovery):  # type: ignore[misc]  # untyped there
 
     def standby_lag(self) -> dict[int, int]:
         """Partition → records of the changelog that a copy lacks."""
-        ends = {
-            tp: max(self.app.consumer.highwater(tp) or 0, self.standby_highwaters[tp] + 1) for tp in self.standby_tps
-        }
+        ends = {tp: max(self.app.consumer.highwater(tp), self.standby_highwaters[tp] + 1) for tp in self.standby_tps}
         known = {tp: self.standby_offsets[tp] for tp in self.standby_tps}
         return {tp.partition: max(0, end - 1 - (-1 if known[tp] is None else known[tp])) for tp, end in ends.items()}
 

@@ -80,6 +80,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
         coordinator._do_heartbeat = heard
 
+    async def on_thread_stop(self) -> None:
+        """Leaves the group, unless that takes longer than the group waits for a member: a rebalance may be under way
+        which asks for this worker's part, and nobody here answers any more."""
+        try:
+            await asyncio.wait_for(super().on_thread_stop(), self.app.conf.broker_session_timeout)
+        except TimeoutError:
+            log.warning("the group was left without a word: it was dealing partitions anew")
+
     def _create_worker_consumer(self, transport: Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = int(1000 * self.app.fetch_wait_seconds)
@@ -134,7 +142,7 @@ class Consumer(driver.Consumer):
                 # A seek that has moved the partition meanwhile may have gone back further than this fetch began.
                 await self._give_back(tp, first if is_current or origin is None else min(first, origin))
             elif is_source:
-                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp) or 0)
+                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 self._hand_out(tp, run)
                 yield tp, self._message(tp, run)
             else:
@@ -193,6 +201,13 @@ class Consumer(driver.Consumer):
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Offsets between runs are no gaps: what is committed follows from what was delivered."""
+
+    def highwater(self, tp: TP) -> int:
+        """Offset after the last record; 0 where it is not known, or the partition has just gone to another worker."""
+        try:
+            return super().highwater(tp) or 0
+        except AssertionError:  # aiokafka's, in whose thread partitions come and go
+            return 0
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """Recovery reads up to these: the fences that this worker has put into the changelog (writer.py), and what is

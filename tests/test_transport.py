@@ -16,7 +16,7 @@ from efficientrec.errors import SourceTruncated
 from streams.app import create_app
 from streams.settings import Settings
 from streams.topics import Topics
-from streams.transport import Consumer, Run
+from streams.transport import Consumer, ConsumerThread, Run
 
 TOPIC = Topics.of(Settings()).interactions
 ZERO, ONE = TP(TOPIC, 0), TP(TOPIC, 1)
@@ -407,3 +407,34 @@ def test_events_that_were_deleted_before_anybody_came_to_them_are_told_of(caplog
     asyncio.run(Fed().resume_with(committed=500, progress=500, start=700))
 
     assert "begins at offset 700, but its profiles have got to 500 only" in caplog.text
+
+
+def test_a_partition_that_has_just_gone_has_no_end() -> None:
+    async def play() -> None:
+        consumer = Fed()
+
+        def not_assigned(tp: TP) -> int:
+            raise AssertionError("Partition is not assigned")
+
+        consumer._thread.highwater = not_assigned
+        assert Consumer.highwater(consumer, ZERO) == 0
+        consumer._thread.highwater = lambda tp: 12
+        assert Consumer.highwater(consumer, ZERO) == 12
+
+    asyncio.run(play())
+
+
+def test_a_worker_that_stops_does_not_wait_for_a_group_that_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Stuck:
+        async def stop(self) -> None:
+            await asyncio.Event().wait()
+
+    async def play() -> None:
+        thread = ConsumerThread.__new__(ConsumerThread)
+        thread._consumer, thread._method_queue = Stuck(), None
+        thread.app = SimpleNamespace(conf=SimpleNamespace(broker_session_timeout=0.01))
+        await asyncio.wait_for(thread.on_thread_stop(), 5)
+
+    asyncio.run(play())
+
+    assert "the group was left without a word" in caplog.text
