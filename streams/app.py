@@ -11,7 +11,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,6 +25,7 @@ from efficientrec.warm import warm
 from streams.catalogue import Catalogue
 from streams.exposition import exposed
 from streams.follower import Follower
+from streams.lanes import Lanes
 from streams.metrics import WorkerMetrics, show
 from streams.outbox import Outbox
 from streams.progress import PROGRESS_KEY, Progress
@@ -41,7 +42,7 @@ from streams.writer import PartitionLost, Writers
 log = logging.getLogger(__name__)
 
 LAG_SECONDS = 1.0
-STREAM_RUNS_MAX = 16  # runs that wait in memory: a few thousand records each
+STREAM_RUNS_MAX = 16  # runs on their way into the lanes, where they wait
 
 
 async def run(settings: Settings, reached: Callable[[str], None] = lambda step: None) -> None:
@@ -145,6 +146,8 @@ class App(faust.App):
     """Topics whose records rows are made of, as Progress names them."""
     services: Services
     table: ProfileTable
+    lanes: Mapping[str, Lanes]
+    """By the topic of the runs."""
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
@@ -157,6 +160,16 @@ class App(faust.App):
     async def on_shutdown(self) -> None:
         await super().on_shutdown()
         await self.services.stop()
+
+    def waiting(self, tp: TP) -> int:
+        """Records of a source's partition that wait in memory, or are being handled."""
+        return self.lanes[tp.topic].events[tp.partition] if tp.topic in self.lanes else 0
+
+    async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:
+        """Before partitions are given back, and before the end, what was begun is finished, and then committed."""
+        for lanes in self.lanes.values():
+            await lanes.settle()
+        await super()._consumer_wait_empty(consumer, logger)
 
     def leave(self) -> None:
         """Partitions are about to be given back: nobody waits any longer for a broker that does not answer."""
@@ -214,7 +227,7 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         broker_commit_interval=settings.commit_interval_seconds,
         consumer_auto_offset_reset="earliest",
         stream_buffer_maxsize=STREAM_RUNS_MAX,
-        stream_wait_empty=True,  # what was begun is finished before a partition is given back
+        stream_wait_empty=True,  # see App._consumer_wait_empty
         stream_recovery_delay=0.0,
         table_standby_replicas=1,  # where there are several workers: another one keeps a copy and takes over at once
         worker_redirect_stdouts=False,
@@ -245,26 +258,23 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         reached,
     )
 
-    async def drain(runs: AsyncIterator[Run], handle: Callable[[Run], Awaitable[None]]) -> None:
-        async for run in runs:
-            try:
-                await handle(run)
-            except Exception as error:
-                # The next run must not be folded before this one, or this one's events would pass for folded.
-                log.critical("partition %d stopped at offset %d", run.partition, run.records[0].offset, exc_info=True)
-                await app.crash(error)
-                await asyncio.Event().wait()
+    app.lanes = {
+        topics.interactions: Lanes(loop.interactions, app.crash, settings.run_events_max),
+        topics.users: Lanes(loop.users, app.crash, settings.run_events_max),
+    }
 
     def runs_of(name: str) -> Any:
         return app.topic(name, key_type=bytes, key_serializer="raw", value_type=Run, value_serializer="raw")
 
     @app.agent(runs_of(topics.interactions), name="interactions")
     async def interactions(runs: AsyncIterator[Run]) -> None:
-        await drain(runs, loop.interactions)
+        async for run in runs:
+            app.lanes[topics.interactions].put(run)
 
     @app.agent(runs_of(topics.users), name="users")
     async def users(runs: AsyncIterator[Run]) -> None:
-        await drain(runs, loop.users)
+        async for run in runs:
+            app.lanes[topics.users].put(run)
 
     @app.timer(interval=LAG_SECONDS)
     async def lag() -> None:

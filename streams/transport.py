@@ -27,6 +27,11 @@ from streams.offsets import end_offsets
 
 log = logging.getLogger(__name__)
 
+RUNS_WAITING = 2
+"""Full runs of a partition that may wait in memory, the one that is being handled among them."""
+FULL_SECONDS = 0.02
+"""How long a fetch from the other partitions may wait while one is full."""
+
 
 @dataclass(slots=True, eq=False)
 class Run:
@@ -148,6 +153,19 @@ class Consumer(driver.Consumer):
             else:
                 self.app.tables.recovery.restore(tp, run)
                 await asyncio.sleep(0)
+
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:
+        """Faust's, but for partitions of which enough waits in memory: they are left out for the moment."""
+        most = RUNS_WAITING * self.app.run_events_max
+        full = {tp for tp in self._delivered if self.app.waiting(tp) >= most}
+        if not (full and self.flow_active):
+            found: tuple[Any, set[TP] | None] = await super()._wait_next_records(timeout)
+            return found
+        active = self._get_active_partitions() - full
+        if active:
+            return await self._getmany(active, FULL_SECONDS), active
+        await self.sleep(FULL_SECONDS)
+        return {}, active
 
     async def _give_back(self, tp: TP, offset: int) -> None:
         with suppress(IllegalStateError):  # the partition has gone to another worker

@@ -1,8 +1,8 @@
 """One worker of the simulation in memory: the real loop and writers, driven by hand, and what is left when it dies.
 
-What app.py, transport.py and table.py do around the loop is told here a second time, in plain words: two agents that
-share a lock for each partition, claims and recovery when partitions are dealt, runs that are fetched ahead, commits of
-what is handled without a gap.
+What app.py, lanes.py, transport.py and table.py do around the loop is told here a second time, in plain words: a lane
+for each topic and partition, and a lock that the two lanes of a partition share; claims and recovery when partitions
+are dealt, runs that are fetched ahead, commits of what is handled without a gap.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from aiokafka.structs import ConsumerRecord
 from efficientrec.interactions import WeightPolicy
 from streams.app import App
 from streams.catalogue import Catalogue
+from streams.lanes import joined, next_row
 from streams.metrics import WorkerMetrics
 from streams.progress import PROGRESS_KEY, Progress
 from streams.slot import ModelSlot
@@ -31,7 +32,7 @@ from tests.simulation.deal import Deal, model_of
 from tests.simulation.fakes import Broker, Disk, Entry, Network, Note, Place, Post, Store, Tick, Wire
 
 RUNS_AHEAD = 3
-"""Most runs that wait in an agent's stream."""
+"""Most runs that wait in a lane."""
 
 
 @cache
@@ -60,9 +61,11 @@ class Task:
     coroutine: Coroutine[Any, Any, None]
     run: Run | None
     model: str | None
+    parts: list[Run] = field(default_factory=list)
+    """The runs that it was joined from."""
     tick: Tick | None = None
     has_failed: bool = False
-    """It stands for an agent that has ended: nobody takes another run out of its stream."""
+    """It stands for a lane that has ended: nobody takes another run out of it."""
 
 
 @dataclass
@@ -135,10 +138,10 @@ class Process:
         self.generation = -1
         self.is_paused = False
         self.dies_in: int | None = None
-        """Steps that an app still takes after one of its agents has failed."""
+        """Steps that an app still takes after one of its lanes has failed."""
         self.tasks: dict[str, Task] = {}
-        """By the agent's topic; claims by what they are."""
-        self.waiting: dict[str, deque[Run]] = {topic: deque() for topic in self._sources}
+        """By the lane's name; claims by what they are."""
+        self.waiting: dict[Place, deque[Run]] = defaultdict(deque)
         self._claiming: set[int] = set()
         self._fences: dict[int, int] = {}
         self.position: dict[Place, int] = {}
@@ -220,11 +223,11 @@ class Process:
     # The process's side
 
     def fetch(self) -> bool:
-        """One more run into a stream, if there is anything new; whether there was."""
+        """One more run into a lane, if there is anything new; whether there was."""
         places = [
             place
             for place, position in self.position.items()
-            if len(self.waiting[place[0]]) < RUNS_AHEAD and self.around.broker.logs[place].end > position
+            if len(self.waiting[place]) < RUNS_AHEAD and self.around.broker.logs[place].end > position
         ]
         if not places:
             return False
@@ -235,32 +238,34 @@ class Process:
         run = Run(topic, partition, [_record(place, entry) for entry in entries], self.generation)
         self.position[place] = entries[-1].offset + 1
         run.follows = self.delivered[place][-1] if self.delivered[place] else None
-        self.waiting[topic].append(run)
+        self.waiting[place].append(run)
         self.delivered[place].append(run)
         return True
 
     def lose_runs(self) -> bool:
-        """What waits in the streams is gone, though it was delivered; whether there was anything."""
+        """What waits in the lanes is gone, though it was delivered; whether there was anything."""
         lost = any(self.waiting.values())
         for runs in self.waiting.values():
             runs.clear()
         return lost
 
     def startable(self) -> list[str]:
-        """Agents that are free, have a run, and would get its partition's lock at once."""
+        """Lanes that are free, have a run, and would get its partition's lock at once."""
         busy = {task.run.partition for task in self.tasks.values() if task.run is not None}
         return [
-            topic
-            for topic, runs in self.waiting.items()
-            if runs and topic not in self.tasks and runs[0].partition not in busy
+            lane
+            for place, runs in self.waiting.items()
+            if runs and (lane := _lane(place)) not in self.tasks and place[1] not in busy
         ]
 
-    def start(self, topic: str) -> None:
-        run = self.waiting[topic].popleft()
+    def start(self, lane: str) -> None:
+        (place,) = (place for place in self.waiting if _lane(place) == lane)
+        parts = next_row(self.waiting[place], self.around.rng.choice((1, 4, 20)))
+        run = joined(parts)
         self._tell_again(run)
-        handle = self.loop.interactions if topic == self.around.topics.interactions else self.loop.users
-        self.tasks[topic] = Task(handle(run), run, self.version)
-        self.step(topic)
+        handle = self.loop.interactions if run.topic == self.around.topics.interactions else self.loop.users
+        self.tasks[lane] = Task(handle(run), run, self.version, parts)
+        self.step(lane)
 
     def _tell_again(self, run: Run) -> None:
         """For the tally: whether what the run holds has been taken in before."""
@@ -280,6 +285,8 @@ class Process:
             task.tick = task.coroutine.send(None)
         except StopIteration:
             del self.tasks[name]
+            for part in task.parts:
+                part.handled = task.run is not None and task.run.handled
             if task.run is not None and not task.run.handled:
                 self.around.struck["run abandoned"] += 1
         except PartitionLost:
@@ -292,9 +299,10 @@ class Process:
             self.dies_in -= 1
 
     def _failed(self, name: str, task: Task, error: Exception) -> None:
-        """The agent ends, and the app soon: the other agent may still take the lock and go on."""
+        """The lane ends, and the app soon: others may go on, and the partition's other one may take the lock."""
         del self.tasks[name]
-        self.waiting.get(name, deque()).clear()
+        if task.run is not None:
+            self.waiting[task.run.topic, task.run.partition].clear()
         self.dies_in = self.around.rng.choice((1, 1, 5, 20)) if self.dies_in is None else self.dies_in
         self.around.struck[f"died of {type(error).__name__}"] += 1
         if not isinstance(error, self.around.deal.expected):
@@ -350,6 +358,10 @@ class Process:
                 disk.close()
             elif disk.crash(self.around.rng):
                 self.around.struck["disk fell back"] += 1
+
+
+def _lane(place: Place) -> str:
+    return f"{place[0]} {place[1]}"
 
 
 def recover(around: Around, machine: Machine, partition: int, fence: int) -> None:
