@@ -16,36 +16,37 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from aiokafka import AIOKafkaConsumer
-from aiokafka.structs import TopicPartition
 from rich.console import Console
 
 from streams.placement import partition_of
-from streams.records import Interaction, encode
 from tests.bench import machine
-from tests.bench.synthetic import ITEMS, synthetic_model
-from tests.bench.traffic import lag, outcomes, producer_for, steady, until_handled
+from tests.bench.traffic import lag, outcomes, steady, until_handled
+from tests.bench.watched import (
+    LIMIT_SECONDS,
+    PARTITIONS,
+    WARM_USERS,
+    Delays,
+    Others,
+    event_of,
+    serving,
+    watched,
+    world_of,
+)
 from tests.integration.harness import KeyValue, Worker, World
 from tests.toy import START
 
-PARTITIONS = 8
 OTHERS_PER_SECOND = 200
 HOT_PER_SECOND = 1800
 LIMIT = 20
 """Events a second that count of one user, in (d)."""
-WARM_USERS = 500
 NEW_PER_SECOND = 100_000 / 60
 NAMED = 100
 """Every how many-th event of the million bears an id."""
-LIMIT_SECONDS = 300.0
-TYPES = ("view", "click", "like", "like", "dislike", "add_to_cart", "purchase")
 HOT = "hot"
 
 
@@ -63,126 +64,38 @@ class Round(msgspec.Struct):
     delays_ms: list[float]
 
 
-class Delays:
-    """Watches the lists: key → when the consumer got its first list, in milliseconds."""
-
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
-        self.arrived: dict[bytes, float] = {}
-
-    async def follow(self) -> None:
-        """Goes on until cancelled."""
-        while True:
-            batches = await self._consumer.getmany(timeout_ms=200)
-            now = time.time_ns() / 1e6
-            for records in batches.values():
-                for record in records:
-                    self.arrived.setdefault(record.key, now)
-
-    async def of(self, due: dict[bytes, int]) -> list[float]:
-        """The delay of each, in milliseconds; waits for those that are still to come."""
-        deadline = time.monotonic() + LIMIT_SECONDS
-        while missing := due.keys() - self.arrived.keys():
-            assert time.monotonic() < deadline, f"{len(missing)} lists did not come"
-            await asyncio.sleep(0.05)
-        return [self.arrived[key] - at for key, at in due.items()]
-
-
-class Others:
-    """One event of a user of his own after the other, each user never seen before."""
-
-    def __init__(self) -> None:
-        self._made = 0
-        self.due: dict[bytes, int] = {}
-        """Of this round: key → when his event was due."""
-
-    def record(self, number: int, due_ms: int) -> KeyValue:
-        self._made += 1
-        key = f"other-{self._made}".encode()
-        self.due[key] = due_ms
-        return key, _event(key.decode(), self._made, due_ms)
-
-
 def flood(broker: str, rounds: int, seconds: float, events: int, console: Console) -> dict[str, Any]:
     """The figures of all four parts."""
     with tempfile.TemporaryDirectory() as name, machine.running_broker(broker, Path(name) / "broker") as (address, _):
         folder = Path(name)
-        polled = {} if broker == "kafka" else {"fetch_wait_seconds": 0.03}  # the embedded broker answers late
 
         def world(part: str, **settings: Any) -> World:
-            (folder / part).mkdir()
-            return World(
-                address, folder / part, partitions=PARTITIONS, session_timeout_seconds=12.0, **polled, **settings
-            )
+            return world_of(broker, address, folder / part, **settings)
 
         figures: dict[str, Any] = {"broker": broker, "partitions": PARTITIONS}
-        with _serving(world("hot")) as (hot, worker):
+        with serving(world("hot")) as (hot, worker):
             figures["hot_user"] = asyncio.run(_hot_user(hot, worker, rounds, seconds))
         console.print(_without_delays(figures["hot_user"]))
-        with _serving(world("one")) as (one, worker):
+        with serving(world("one")) as (one, worker):
             figures["one_user"] = asyncio.run(_one_user(one, worker, events))
             worker.stop()
             figures["one_user"] |= _rows_compared(one)
         console.print(figures["one_user"])
-        with _serving(world("new")) as (new, worker):
+        with serving(world("new")) as (new, worker):
             figures["new_users"] = asyncio.run(_new_users(new, worker, 60.0))
             worker.stop()
             figures["new_users"] |= _state_of(new, worker)
         console.print(_without_delays(figures["new_users"]))
-        with _serving(world("limited", user_events_per_second=LIMIT)) as (limited, worker):
+        with serving(world("limited", user_events_per_second=LIMIT)) as (limited, worker):
             figures["limited"] = asyncio.run(_hot_user(limited, worker, rounds, seconds))
         console.print(_without_delays(figures["limited"]))
     return figures
 
 
-@contextmanager
-def _serving(world: World) -> Iterator[tuple[World, Worker]]:
-    """The world with its only worker, which serves all partitions by the synthetic model."""
-    try:
-        world.create_topics()
-        world.release(synthetic_model())
-        (worker,) = world.start("only")
-        world.wait_for_metric(worker, "efficientrec_partitions_assigned", PARTITIONS)
-        yield world, worker
-    finally:
-        world.close()
-
-
-@asynccontextmanager
-async def _watched(world: World) -> AsyncIterator[tuple[Any, Delays]]:
-    """A producer, and a consumer of the lists that has seen a number of users' first ones."""
-    consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
-        bootstrap_servers=world.address, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=30
-    )
-    producer = producer_for(world)
-    await consumer.start()
-    await producer.start()
-    consumer.assign([TopicPartition(world.topics.lists, number) for number in range(PARTITIONS)])
-    delays = Delays(consumer)
-    following = asyncio.create_task(delays.follow())
-    due: dict[bytes, int] = {}
-
-    def warm(number: int, due_ms: int) -> KeyValue:
-        key = f"warm-{number}".encode()
-        due[key] = due_ms
-        return key, _event(key.decode(), number, due_ms)
-
-    try:
-        await steady(producer, world.topics.interactions, OTHERS_PER_SECOND, WARM_USERS / OTHERS_PER_SECOND, warm)
-        await delays.of(due)
-        yield producer, delays
-    finally:
-        following.cancel()
-        with suppress(asyncio.CancelledError):
-            await following
-        await producer.stop()
-        await consumer.stop()
-
-
 async def _hot_user(world: World, worker: Worker, rounds: int, seconds: float) -> dict[str, Any]:
     """Parts (a) and (d): rounds of the others alone and beside the hot user, in turn."""
     alone, beside, others, hot = [], [], Others(), 0
-    async with _watched(world) as (producer, delays):
+    async with watched(world) as (producer, delays):
         for _ in range(rounds):
             alone.append(await _round(world, worker, producer, delays, others, seconds, 0, hot))
             beside.append(await _round(world, worker, producer, delays, others, seconds, HOT_PER_SECOND, hot))
@@ -220,7 +133,7 @@ async def _round(
     others.due = {}
 
     def hot(number: int, due_ms: int) -> KeyValue:
-        return HOT.encode(), _event(HOT, hot_before + number, due_ms)
+        return HOT.encode(), event_of(HOT, hot_before + number, due_ms)
 
     cpu, begun = machine.cpu_seconds(pid), time.perf_counter()
     await asyncio.gather(
@@ -236,7 +149,7 @@ async def _round(
 
 async def _one_user(world: World, worker: Worker, events: int) -> dict[str, Any]:
     """Part (b)."""
-    async with _watched(world) as (producer, _):
+    async with watched(world) as (producer, _):
         before = machine.footprint(worker.process.pid)
         peaks: list[int] = []
 
@@ -273,7 +186,7 @@ async def _poured(producer: Any, world: World, events: int) -> None:
     partition = partition_of(HOT.encode(), PARTITIONS)
     topic, batch, sent = world.topics.interactions, producer.create_batch(), []
     for number in range(events):
-        value = _event(HOT, number, START + 1000 * number, named=number % NAMED == 0)
+        value = event_of(HOT, number, START + 1000 * number, named=number % NAMED == 0)
         if batch.append(key=HOT.encode(), value=value, timestamp=None) is None:
             sent.append(await producer.send_batch(batch, topic, partition=partition))
             await asyncio.sleep(0)
@@ -286,7 +199,7 @@ async def _poured(producer: Any, world: World, events: int) -> None:
 async def _new_users(world: World, worker: Worker, seconds: float) -> dict[str, Any]:
     """Part (c)."""
     others = Others()
-    async with _watched(world) as (producer, delays):
+    async with watched(world) as (producer, delays):
         before, cpu = machine.footprint(worker.process.pid), machine.cpu_seconds(worker.process.pid)
         begun = time.perf_counter()
         users = await steady(producer, world.topics.interactions, NEW_PER_SECOND, seconds, others.record)
@@ -331,11 +244,6 @@ def _state_of(world: World, worker: Worker) -> dict[str, Any]:
         "row_bytes": statistics.mean(map(len, rows.values())),
         "state_bytes_per_user": machine.folder_bytes(worker.state_dir) / len(rows),
     }
-
-
-def _event(user: str, number: int, at_ms: int, *, named: bool = True) -> bytes:
-    kind, item = TYPES[number % len(TYPES)], f"item-{number * 37 % ITEMS}"
-    return encode(Interaction(kind, user, item, at_ms, f"event-{user}-{number}" if named else None))
 
 
 def _percentiles(rounds: list[Round]) -> dict[str, float]:
