@@ -66,6 +66,8 @@ class Topic:
     partitions: int
     cleanup: str
     """`compact` keeps the newest record of each key for ever, `delete` keeps every record until it is old."""
+    shows_every_null: bool = False
+    """Whether a null must be seen even by whoever reads after the key has a newer record: it asks for something."""
 
 
 def wanted(settings: Settings) -> list[Topic]:
@@ -74,7 +76,7 @@ def wanted(settings: Settings) -> list[Topic]:
     names = Topics.of(settings)
     return [
         Topic(names.interactions, settings.partitions, "delete"),
-        Topic(names.users, settings.partitions, "compact"),
+        Topic(names.users, settings.partitions, "compact", shows_every_null=True),
         Topic(names.lists, settings.partitions, "compact"),
         Topic(names.changelog, settings.partitions, "compact"),
         Topic(names.items, 1, "compact"),  # every worker reads all of it, and one partition keeps its order
@@ -115,10 +117,13 @@ async def create(settings: Settings) -> list[str]:
 
 def _configs(topic: Topic, copies: int) -> dict[str, str]:
     """What differs from Kafka's defaults. It keeps nulls for a day, and may drop one as soon as the user is described
-    anew; whoever is away longer would never learn of an erasure."""
+    anew; whoever is away longer would never learn of an erasure. Elsewhere nothing may hold compaction up: a changelog
+    that keeps a week of rows takes hours to read."""
     configs = {"cleanup.policy": topic.cleanup}
     if topic.cleanup == "compact":
-        configs["delete.retention.ms"] = configs["min.compaction.lag.ms"] = str(1000 * NULLS_KEPT_SECONDS)
+        configs["delete.retention.ms"] = str(1000 * NULLS_KEPT_SECONDS)
+    if topic.shows_every_null:
+        configs["min.compaction.lag.ms"] = str(1000 * NULLS_KEPT_SECONDS)
     if copies >= 3:
         configs["min.insync.replicas"] = "2"  # one broker may be away, and what is acknowledged is on two
     return configs

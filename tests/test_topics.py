@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from efficientrec.errors import BrokerUnavailable, TopicMismatch
 from streams import topics
@@ -79,6 +80,38 @@ def test_every_mismatch_is_named_with_what_to_change(embedded_broker: EmbeddedBr
 def test_the_same_holds_on_apache_kafka(apache_kafka: NativeKafka) -> None:
     check_life_of_topics(apache_kafka)
     check_mismatches(apache_kafka)
+
+
+@pytest.mark.full
+def test_nulls_outlast_an_absence_and_nothing_else_holds_up_compaction(apache_kafka: NativeKafka) -> None:
+    settings = settings_for(apache_kafka, "nulls")
+    asyncio.run(topics.create(settings))
+    names = topics.Topics.of(settings)
+
+    found = asyncio.run(configs_of(settings, names.users, names.changelog, names.lists))
+
+    week = str(7 * 86_400 * 1000)
+    assert found[names.users] == {"delete.retention.ms": week, "min.compaction.lag.ms": week}
+    for name in (names.changelog, names.lists):  # recovery reads what compaction leaves
+        assert found[name] == {"delete.retention.ms": week, "min.compaction.lag.ms": "0"}
+
+
+async def configs_of(settings: Settings, *names: str) -> dict[str, dict[str, str]]:
+    """How long each topic keeps a null, and how long every record."""
+    asked = ["delete.retention.ms", "min.compaction.lag.ms"]
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    await admin.start()
+    try:
+        replies = await admin.describe_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(asked)) for name in names]
+        )
+    finally:
+        await admin.close()
+    return {
+        resource[3]: {name: value for name, value, *_ in resource[4] if name in asked}
+        for reply in replies
+        for resource in reply.resources
+    }
 
 
 def test_a_check_creates_nothing(embedded_broker: EmbeddedBroker) -> None:

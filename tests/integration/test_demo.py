@@ -62,17 +62,21 @@ def test_the_demo_plays_real_ratings_to_its_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_demo_that_is_broken_off_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, and inherited so, in a shell's background job
     demo = subprocess.Popen(
         DEMO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(tmp_path)}
     )
-    deadline = time.monotonic() + 60
-    while len(below := children_of(demo.pid)) < 3:
-        assert demo.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    try:
+        deadline = time.monotonic() + 60
+        while len(below := children_of(demo.pid)) < 3:
+            assert demo.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
-    demo.send_signal(number)
-    demo.wait(30)
+        demo.send_signal(number)
+        demo.wait(30)
+    finally:
+        demo.kill()
 
     deadline = time.monotonic() + 30
     while any(map(is_alive, below)):
