@@ -33,14 +33,13 @@ async def true_ends(
 ) -> dict[TopicPartition, int]:
     """The same with a started consumer; afterwards these partitions are assigned to it, at positions of no meaning."""
     consumer.assign(partitions)
+    consumer.pause(*partitions)  # or the broker's answers would wait behind a fetch that waits for records
     ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
     starts: dict[TopicPartition, int] = await consumer.beginning_offsets(partitions)
     waiting = {partition for partition in partitions if ends[partition] > starts[partition]}
-    for partition in partitions:
-        if partition in waiting:
-            consumer.seek(partition, ends[partition] - 1)
-        else:
-            consumer.pause(partition)
+    for partition in waiting:
+        consumer.seek(partition, ends[partition] - 1)
+        consumer.resume(partition)
     while waiting:
         await consumer.getmany(*waiting, timeout_ms=500)
         for partition in list(waiting):

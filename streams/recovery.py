@@ -100,6 +100,11 @@ class Tables(TableManager):  # type: ignore[misc]  # untyped there
 
     _recovery: Recovery | None = None
 
+    async def on_start(self) -> None:
+        """Faust's without its second of sleep: the tables are all known before the app starts."""
+        await self._update_channels()
+        await self.recovery.start()
+
     @property
     def recovery(self) -> Recovery:
         if self._recovery is None:

@@ -155,15 +155,16 @@ class Consumer(driver.Consumer):
                 await asyncio.sleep(0)
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:
-        """Faust's, but for partitions of which enough waits in memory: they are left out for the moment."""
+        """Faust's, but for partitions of which enough waits in memory: they are left out for the moment. And while
+        there are none, as at the end of a recovery, Faust would sleep for a second."""
         most = RUNS_WAITING * self.app.run_events_max
         full = {tp for tp in self._delivered if self.app.waiting(tp) >= most}
-        if not (full and self.flow_active):
+        active = self._get_active_partitions() - full if self.flow_active else set()
+        if active and full:
+            return await self._getmany(active, FULL_SECONDS), active
+        if active or not self.flow_active:
             found: tuple[Any, set[TP] | None] = await super()._wait_next_records(timeout)
             return found
-        active = self._get_active_partitions() - full
-        if active:
-            return await self._getmany(active, FULL_SECONDS), active
         await self.sleep(FULL_SECONDS)
         return {}, active
 

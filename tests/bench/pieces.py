@@ -10,74 +10,37 @@ Least of several rounds each: what else the machine does can only add to it.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import faust
-import msgspec
-import numpy as np
-from aiokafka.structs import ConsumerRecord
-from faust.types import TP
-
 from efficientrec import profile
-from efficientrec.interactions import Interactions, keys_of
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
-from streams.catalogue import Catalogue
 from streams.lists import Cause, personal_lists
-from streams.metrics import STAGES, WorkerMetrics
-from streams.outbox import KeyValue
-from streams.progress import PROGRESS_KEY, Progress
-from streams.records import Interaction, Trigger, decode_interactions, rfc3339
-from streams.settings import Settings
-from streams.slot import ModelSlot
-from streams.table import ProfileTable, RowStore
-from streams.topics import TABLE, Topics
-from streams.transport import Run
+from streams.records import Trigger, decode_interactions, rfc3339
+from streams.table import RowStore
 from streams.wire import ProducerId, record_batch
-from streams.worker import Loop
-from streams.writer import Writers
+from tests.bench.alone import (
+    SETTINGS,
+    TOPICS,
+    handle,
+    loop_of,
+    opened,
+    run_of,
+    stage_seconds,
+    write_progress,
+    write_rows,
+)
+from tests.bench.histories import FULL, names, packed
 from tests.bench.synthetic import synthetic_model
 from tests.toy import START
 
-SETTINGS = Settings(partitions=1)
-TOPICS = Topics.of(SETTINGS)
-RING = profile.RING_SIZE
-GENERATION = 1
-BLOCK_CACHE_BYTES = 64 * 1024 * 1024
-
-
-class QuickBroker:
-    """Builds the record batches that a broker would get, and has them at once."""
-
-    def __init__(self) -> None:
-        self._end = 0
-
-    async def claim(self, name: str) -> ProducerId:
-        return ProducerId(1, 1)
-
-    async def append(
-        self,
-        topic: str,
-        partition: int,
-        producer: ProducerId,
-        sequence: int,
-        records: Sequence[KeyValue],
-        timestamp_ms: int,
-    ) -> int:
-        record_batch(producer, sequence, records, timestamp_ms)
-        first = self._end
-        self._end += len(records)
-        return first
-
-    async def send_one(self, *_: Any, **__: Any) -> Any:
-        raise AssertionError("nothing is set aside here")
+FILLED_AT_ONCE = 2000
 
 
 def measure(users: int, run_events: int, rounds: int, items: int) -> dict[str, Any]:
@@ -85,7 +48,7 @@ def measure(users: int, run_events: int, rounds: int, items: int) -> dict[str, A
     model = synthetic_model(items=items)
     folder = Path(mkdtemp())
     try:
-        store = _store(folder)
+        store = opened(folder)
         row_bytes = _fill(store, model, users)
         return {
             "users": users,
@@ -99,74 +62,31 @@ def measure(users: int, run_events: int, rounds: int, items: int) -> dict[str, A
         shutil.rmtree(folder)
 
 
-def _store(folder: Path) -> RowStore:
-    app = faust.App("pieces", broker="kafka://127.0.0.1:1", store="memory://", autodiscover=False)
-
-    async def claim(partition: int) -> int:
-        return 10**12
-
-    table = ProfileTable(app, name=TABLE, partitions=1, directory=folder, cache_bytes=BLOCK_CACHE_BYTES, claim=claim)
-    places = {TP(table.changelog_topic.get_topic_name(), 0)}
-    asyncio.run(table.store.on_rebalance(places, set(), places))
-    return table.store
-
-
 def _fill(store: RowStore, model: Model, users: int) -> float:
     """Writes the rows of users with a full ring; bytes per row."""
-    total, names = 0, [f"user-{number}" for number in range(users)]
-    for first in range(0, users, 2000):
-        some = names[first : first + 2000]
-        run = _history(model, some, first)
-        rows = profile.fold(
-            profile.unpack([None] * len(some), model.encoder.width, model.encoder.key), run, model.encoder
-        )
-        packed = list(profile.pack(rows.rows, 0))
-        total += sum(map(len, packed))
-        store.write(0, [(name.encode(), row) for name, row in zip(some, packed, strict=True)], first)
-    progress = Progress(users * RING, 0)
-    store.write(0, [(PROGRESS_KEY, progress.to_bytes())], users)
+    total = 0
+    for first in range(0, users, FILLED_AT_ONCE):
+        rows = packed(model, min(FILLED_AT_ONCE, users - first), first)
+        total += sum(map(len, rows))
+        write_rows(store, first, rows)
+    write_progress(store, users * FULL)
     return total / users
 
 
-def _history(model: Model, names: Sequence[str], first: int) -> Interactions:
-    events = len(names) * RING
-    who = np.repeat(np.arange(len(names), dtype=np.int32), RING)
-    rng = np.random.default_rng(first)
-    return Interactions(
-        users=list(names),
-        user=who,
-        item=model.items.keys[rng.integers(len(model.items), size=events)],
-        weight=np.ones(events, np.float32),
-        at=np.full(events, START - 1000, np.int64),
-        arrived=np.full(events, START - 1000, np.int64),
-        offset=np.arange(first * RING, first * RING + events, dtype=np.int64),
-        event=keys_of([f"old-{first * RING + number}" for number in range(events)]),
-        excludes=np.ones(events, np.bool_),
-    )
-
-
 def _loop(store: RowStore, model: Model, users: int, run_events: int, rounds: int) -> dict[str, float]:
-    metrics = WorkerMetrics(SETTINGS.policy.rules)
-    slot = ModelSlot(SETTINGS.models_dir, SETTINGS.list_size, metrics)
-    slot.current = model
-    broker: Any = QuickBroker()
-    writers = Writers(
-        broker, "pieces", TOPICS.changelog, fences=True, alive=lambda: True, clock=lambda: START, sleep=asyncio.sleep
-    )
-    loop = Loop(SETTINGS, store, writers, broker, slot, Catalogue(), metrics, lambda: START)
-    asyncio.run(writers.claim(0, GENERATION))
+    loop, metrics = loop_of(store, model)
     best: dict[str, float] = {}
     for number in range(rounds):
-        offset = users * RING * (number + 1)
+        offset = users * FULL * (number + 1)
         runs = [
-            _run([f"user-{user}" for user in range(first, min(first + run_events, users))], offset + first)
+            run_of(names(first, min(first + run_events, users)), offset + first)
             for first in range(0, users, run_events)
         ]
-        before = _stages(metrics)
+        before = stage_seconds(metrics)
         begun = time.process_time()
-        asyncio.run(_handled(loop, runs))
+        handle(loop, runs)
         whole = time.process_time() - begun
-        spent = {stage: seconds - before[stage] for stage, seconds in _stages(metrics).items()}
+        spent = {stage: seconds - before[stage] for stage, seconds in stage_seconds(metrics).items()}
         spent["the loop itself"] = whole - sum(spent.values())
         spent["in all"] = whole
         for name, seconds in spent.items():
@@ -174,30 +94,9 @@ def _loop(store: RowStore, model: Model, users: int, run_events: int, rounds: in
     return best
 
 
-async def _handled(loop: Loop, runs: Sequence[Run]) -> None:
-    for run in runs:
-        await loop.interactions(run)
-        assert run.handled
-
-
-def _stages(metrics: WorkerMetrics) -> dict[str, float]:
-    name = "efficientrec_stage_duration_seconds_sum"
-    return {stage: metrics.registry.get_sample_value(name, {"stage": stage}) or 0.0 for stage in STAGES}
-
-
-def _run(names: Sequence[str], first: int) -> Run:
-    return Run(TOPICS.interactions, 0, [_record(name, first + place) for place, name in enumerate(names)], GENERATION)
-
-
-def _record(user: str, offset: int) -> ConsumerRecord[bytes | None, bytes | None]:
-    event = Interaction("like", user, f"item-{offset * 37 % 4000}", START + offset % 1000, f"event-{offset}")
-    key, value = user.encode(), msgspec.json.encode(event)
-    return ConsumerRecord(TOPICS.interactions, 0, offset, START, 0, key, value, None, len(key), len(value), ())
-
-
 def _library(store: RowStore, model: Model, users: int, rounds: int) -> dict[str, float]:
     """The functions that the stages consist of, for one run."""
-    run = _run([f"user-{number}" for number in range(users)], 10**9)
+    run = run_of(names(0, users), 10**9)
     keys = [record.key or b"" for record in run.records]
     values = [record.value for record in run.records]
     offsets, times = [record.offset for record in run.records], [START] * users

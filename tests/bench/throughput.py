@@ -1,9 +1,12 @@
-"""A saturated worker beside an idiomatic Faust agent that does the same arithmetic.
+"""A saturated worker beside an idiomatic Faust agent that does the same arithmetic, and beside raw aiokafka.
 
 1. A broker; for each round a world of its own: topics, model, one process pinned to one core. All else has the other.
 2. Warm up: some users' lists are out, so group, model, kernels and connections stand.
 3. Hold the process (SIGSTOP), produce one event for each of many users, let it go, and wait for as many lists.
-4. The rounds alternate between the two, so that a change of the machine's speed touches both. Medians are reported.
+4. The rounds alternate between all, so that a change of the machine's speed touches them alike. Medians are reported.
+
+Beside all-distinct users the worker plays the beginning of a real data set as fast as it can: there users send many
+events in a row, which make one row and one list for each run. Its items stand for those of the synthetic model.
 """
 
 from __future__ import annotations
@@ -20,16 +23,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
+from efficientrec import profile
+from efficientrec.datasets import Dataset, read_dataset
+from efficientrec.interactions import Interactions
+from efficientrec.recommend import recommend
 from streams.children import start_child, stop_child
+from streams.lists import Cause, personal_lists
 from streams.metrics import STAGES
-from streams.records import Interaction
-from tests.bench import machine
+from streams.records import Interaction, Trigger, rfc3339
+from tests.bench import machine, raw
 from tests.bench.idiomatic import Task
 from tests.bench.synthetic import ITEMS, synthetic_model
-from tests.integration.harness import World
+from tests.bench.traffic import outcomes, until_handled
+from tests.integration.harness import KeyValue, World
 from tests.toy import START, save_toy
 
 PARTITIONS = 8
@@ -58,9 +68,10 @@ class Round(msgspec.Struct):
         return self.lists / self.cpu_seconds
 
 
-def measure(broker: str, users: int, idiomatic_users: int, rounds: int) -> dict[str, Any]:
-    """The figures of all rounds."""
-    ours, theirs = [], []
+def measure(broker: str, users: int, idiomatic_users: int, rounds: int, data: Path, events: int) -> dict[str, Any]:
+    """The figures of all rounds. data, events: the data set that is played, and how much of it."""
+    ours, theirs, ceilings, replays = [], [], [], []
+    played = _played(read_dataset(data), events)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = folder / "model"
@@ -72,6 +83,8 @@ def measure(broker: str, users: int, idiomatic_users: int, rounds: int) -> dict[
             for number in range(rounds):
                 ours.append(_worker_round(_world(address, folder / f"worker-{number}"), users))
                 theirs.append(_idiomatic_round(_world(address, folder / f"idiomatic-{number}"), model, idiomatic_users))
+                ceilings.append(_raw_round(_world(address, folder / f"raw-{number}"), users))
+                replays.append(_replay_round(_world(address, folder / f"replay-{number}"), played))
     lists_per_second = statistics.median(each.lists_per_second for each in ours)
     idiomatic_per_second = statistics.median(each.lists_per_second for each in theirs)
     per_core = statistics.median(each.lists_per_core_second for each in ours)
@@ -92,13 +105,27 @@ def measure(broker: str, users: int, idiomatic_users: int, rounds: int) -> dict[
             stage: 1e6 * statistics.median(each.stages[stage] / (each.lists + WARM_USERS) for each in ours)
             for stage in STAGES
         },
+        "raw_per_second": statistics.median(each.lists_per_second for each in ceilings),
+        "raw_per_core_second": statistics.median(each.lists_per_core_second for each in ceilings),
+        "replay": {
+            "data": data.name,
+            "events": len(played),
+            "lists": statistics.median(each.lists for each in replays),
+            "events_per_second": statistics.median(len(played) / each.seconds for each in replays),
+            "events_per_core_second": statistics.median(len(played) / each.cpu_seconds for each in replays),
+            "lists_per_core_second": statistics.median(each.lists_per_core_second for each in replays),
+        },
         "spread": {
             "lists_per_core_second": _spread([each.lists_per_core_second for each in ours]),
             "idiomatic_per_core_second": _spread([each.lists_per_core_second for each in theirs]),
+            "raw_per_core_second": _spread([each.lists_per_core_second for each in ceilings]),
+            "replay_events_per_core_second": _spread([len(played) / each.cpu_seconds for each in replays]),
         },
         "rounds": {
             "worker": [msgspec.to_builtins(each) for each in ours],
             "idiomatic": [msgspec.to_builtins(each) for each in theirs],
+            "raw": [msgspec.to_builtins(each) for each in ceilings],
+            "replay": [msgspec.to_builtins(each) for each in replays],
         },
     }
 
@@ -148,6 +175,82 @@ def _idiomatic_round(world: World, model: Path, users: int) -> Round:
         raise
     finally:
         stop_child(process)
+
+
+def _raw_round(world: World, users: int) -> Round:
+    world.create_topics()
+    row_bytes, list_bytes = _bytes_of_a_user()
+    task = raw.Task(
+        broker=world.address,
+        source=world.topics.interactions,
+        rows=world.topics.changelog,
+        lists=world.topics.lists,
+        partitions=PARTITIONS,
+        row_bytes=row_bytes,
+        list_bytes=list_bytes,
+    )
+    log = world.folder / "raw.log"
+    process = start_child([sys.executable, "-m", "tests.bench.raw", msgspec.json.encode(task).decode()], log=log)
+    try:
+        return _round(world, process, users)
+    except RuntimeError as error:
+        error.add_note(log.read_text()[-2000:])
+        raise
+    finally:
+        stop_child(process)
+
+
+def _bytes_of_a_user() -> tuple[int, int]:
+    """Row and list of a user with one event."""
+    model = synthetic_model()
+    run = Interactions(
+        users=["user-12345"],
+        user=np.zeros(1, np.int32),
+        item=model.items.keys[:1].copy(),
+        weight=np.ones(1, np.float32),
+        at=np.full(1, START, np.int64),
+        arrived=np.full(1, START, np.int64),
+        offset=np.zeros(1, np.int64),
+        event=np.ones(1, np.uint64),
+        excludes=np.ones(1, np.bool_),
+    )
+    rows = profile.fold(profile.unpack([None], model.encoder.width, model.encoder.key), run, model.encoder).rows
+    cause = Cause("user-12345", Trigger("topic", 0, 0, "event-user-12345", rfc3339(START)), START)
+    (row,) = profile.pack(rows, 0)
+    (body,) = personal_lists(model, recommend(model, rows, 20), [cause], rfc3339(START), "event")
+    return len(row), len(body)
+
+
+def _played(dataset: Dataset, events: int) -> list[KeyValue]:
+    """The first events of a data set, in the order of their times."""
+    records: list[KeyValue] = []
+    for place, (user, item, at) in enumerate(zip(dataset.user, dataset.item, dataset.at, strict=True)):
+        if place == events:
+            break
+        name = f"user-{dataset.users[user]}"
+        event = Interaction("like", name, f"item-{item % ITEMS}", int(at), f"event-{place}")
+        records.append((name.encode(), msgspec.json.encode(event)))
+    return records
+
+
+def _replay_round(world: World, records: list[KeyValue]) -> Round:
+    try:
+        world.create_topics()
+        world.release(synthetic_model())
+        (worker,) = world.start("only")
+        machine.pin(worker.process.pid, machine.two_cores()[0])
+        world.interact(*(_event(f"warm-{number}", number) for number in range(WARM_USERS)))
+        warm = asyncio.run(until_handled(worker, WARM_USERS, LIMIT_SECONDS))
+        worker.process.send_signal(signal.SIGSTOP)
+        world.produce(world.topics.interactions, records)
+        cpu, begun = machine.cpu_seconds(worker.process.pid), time.perf_counter()
+        worker.process.send_signal(signal.SIGCONT)
+        done = asyncio.run(until_handled(worker, WARM_USERS + len(records), LIMIT_SECONDS))
+        seconds = time.perf_counter() - begun
+        lists = outcomes(done).lists - outcomes(warm).lists
+        return Round(lists, seconds, machine.cpu_seconds(worker.process.pid) - cpu)
+    finally:
+        world.close()
 
 
 def _round(world: World, process: subprocess.Popen[bytes], users: int) -> Round:

@@ -1,0 +1,130 @@
+"""The real loop and the real disk in one process, with a broker that answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faust
+import msgspec
+from aiokafka.structs import ConsumerRecord
+from faust.types import TP
+
+from efficientrec.model import Model
+from streams.catalogue import Catalogue
+from streams.metrics import STAGES, WorkerMetrics
+from streams.outbox import KeyValue
+from streams.progress import PROGRESS_KEY, Progress
+from streams.records import Interaction
+from streams.settings import Settings
+from streams.slot import ModelSlot
+from streams.table import ProfileTable, RowStore
+from streams.topics import TABLE, Topics
+from streams.transport import Run
+from streams.wire import ProducerId, record_batch
+from streams.worker import Loop
+from streams.writer import Writers
+from tests.bench.histories import names
+from tests.bench.synthetic import ITEMS
+from tests.toy import START
+
+SETTINGS = Settings(partitions=1)
+TOPICS = Topics.of(SETTINGS)
+GENERATION = 1
+BLOCK_CACHE_BYTES = 64 * 1024 * 1024
+
+
+class QuickBroker:
+    """Builds the record batches that a broker would get, and has them at once."""
+
+    def __init__(self) -> None:
+        self._end = 0
+
+    async def claim(self, name: str) -> ProducerId:
+        return ProducerId(1, 1)
+
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        producer: ProducerId,
+        sequence: int,
+        records: Sequence[KeyValue],
+        timestamp_ms: int,
+    ) -> int:
+        record_batch(producer, sequence, records, timestamp_ms)
+        first = self._end
+        self._end += len(records)
+        return first
+
+    async def send_one(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing is set aside here")
+
+
+def opened(folder: Path) -> RowStore:
+    """The store of one partition, with what the folder holds."""
+    app = faust.App("alone", broker="kafka://127.0.0.1:1", store="memory://", autodiscover=False)
+
+    async def claim(partition: int) -> int:
+        return 10**12
+
+    table = ProfileTable(app, name=TABLE, partitions=1, directory=folder, cache_bytes=BLOCK_CACHE_BYTES, claim=claim)
+    places = {TP(table.changelog_topic.get_topic_name(), 0)}
+    asyncio.run(table.store.on_rebalance(places, set(), places))
+    return table.store
+
+
+def write_rows(store: RowStore, first: int, rows: Sequence[bytes]) -> None:
+    """The rows of as many users, from this one on."""
+    keys = [name.encode() for name in names(first, first + len(rows))]
+    store.write(0, list(zip(keys, rows, strict=True)), first)
+
+
+def write_progress(store: RowStore, offset: int) -> None:
+    """What the rows have taken in of the interactions lies below this offset."""
+    store.write(0, [(PROGRESS_KEY, Progress(offset, 0).to_bytes())], offset)
+
+
+def loop_of(store: RowStore, model: Model) -> tuple[Loop, WorkerMetrics]:
+    """The loop over this store, with the model in service, and what it measures."""
+    metrics = WorkerMetrics(SETTINGS.policy.rules)
+    slot = ModelSlot(SETTINGS.models_dir, SETTINGS.list_size, metrics)
+    slot.current = model
+    broker: Any = QuickBroker()
+    writers = Writers(
+        broker, "alone", TOPICS.changelog, fences=True, alive=lambda: True, clock=lambda: START, sleep=asyncio.sleep
+    )
+    loop = Loop(SETTINGS, store, writers, broker, slot, Catalogue(), metrics, lambda: START)
+    asyncio.run(writers.claim(0, GENERATION))
+    return loop, metrics
+
+
+def run_of(users: Sequence[str], first: int, items: int = ITEMS) -> Run:
+    """One event of each user, at offsets from `first` on."""
+    records = [_record(user, first + place, items) for place, user in enumerate(users)]
+    return Run(TOPICS.interactions, 0, records, GENERATION)
+
+
+def handle(loop: Loop, runs: Sequence[Run]) -> None:
+    """Returns when all are handled."""
+
+    async def handled() -> None:
+        for run in runs:
+            await loop.interactions(run)
+            assert run.handled
+
+    asyncio.run(handled())
+
+
+def stage_seconds(metrics: WorkerMetrics) -> dict[str, float]:
+    """What each stage has taken so far."""
+    name = "efficientrec_stage_duration_seconds_sum"
+    return {stage: metrics.registry.get_sample_value(name, {"stage": stage}) or 0.0 for stage in STAGES}
+
+
+def _record(user: str, offset: int, items: int) -> ConsumerRecord[bytes | None, bytes | None]:
+    event = Interaction("like", user, f"item-{offset * 37 % items}", START + offset % 1000, f"event-{offset}")
+    key, value = user.encode(), msgspec.json.encode(event)
+    return ConsumerRecord(TOPICS.interactions, 0, offset, START, 0, key, value, None, len(key), len(value), ())
