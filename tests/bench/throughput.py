@@ -238,6 +238,7 @@ def _replay_round(world: World, records: list[KeyValue]) -> Round:
         world.create_topics()
         world.release(synthetic_model())
         (worker,) = world.start("only")
+        world.wait_for_metric(worker, "efficientrec_partitions_assigned", PARTITIONS)
         machine.pin(worker.process.pid, machine.two_cores()[0])
         world.interact(*(_event(f"warm-{number}", number) for number in range(WARM_USERS)))
         warm = asyncio.run(until_handled(worker, WARM_USERS, LIMIT_SECONDS))
