@@ -6,6 +6,10 @@ here checks a bound: who calls answers for the shapes and for the room in `out`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+
+import msgspec
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -29,18 +33,33 @@ _CLUSTERS = _text(',"clusters":[')
 _ID = _text('{"id":')
 _WEIGHT = _text(',"weight":')
 _ITEMS = _text('],"items":[')
-_ITEM = _text('{"item_id":')
-_RANK = _text(',"rank":')
-_SCORE = _text(',"score":')
+_ITEM_ID = '"item_id":'
 _REASONS = _text(',"reasons":[')
 _BY_CLUSTER = _text('{"kind":"cluster","share":')
 _CLUSTER = _text(',"cluster":')
 _BY_ANCHOR = _text('{"kind":"anchor","share":')
-_ANCHOR = _text(',"item_id":')
 _POPULAR = _text('{"kind":"popular","share":1.0}')
 _END_OF_ITEM = _text("]}")
 _END = _text("]}")
-_COMMA, _BRACE, _MINUS, _POINT, _ZERO = (ord(each) for each in ",}-.0")
+_COMMA, _OPEN, _CLOSE, _MINUS, _POINT, _ZERO = (ord(each) for each in ",{}-.0")
+
+
+def id_members(ids: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """For each item what says its id in a JSON object, one after the other, and where each begins; one more for the
+    end."""
+    return _concatenated([_ITEM_ID.encode() + msgspec.json.encode(each) for each in ids])
+
+
+@cache
+def rank_members(most: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The same for what says the ranks from 1 to most, up to the value of the score."""
+    return _concatenated([b',"rank":%d,"score":' % rank for rank in range(1, most + 1)])
+
+
+def _concatenated(texts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    starts = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum([len(text) for text in texts], out=starts[1:])
+    return np.frombuffer(b"".join(texts), np.uint8), starts
 
 
 @_compiled
@@ -99,14 +118,16 @@ def write_lists(
     part: NDArray[np.float32],
     ids: NDArray[np.uint8],
     id_start: NDArray[np.int64],
+    ranks: NDArray[np.uint8],
+    rank_start: NDArray[np.int64],
     out: NDArray[np.uint8],
     end: NDArray[np.int64],
 ) -> None:
     """The lists of a batch of users, one JSON object after the other.
 
-    heads: for each user a JSON object with everything but clusters and items; it ends at `head_end[u]` of heads. ids:
-    the items' ids as JSON strings, that of item i from `id_start[i]` to `id_start[i + 1]`. The other arrays are those
-    of `recommend.Recommendations`. out, end (users,): filled; the list of user u ends at `end[u]` of out.
+    heads: for each user a JSON object with everything but clusters and items; it ends at `head_end[u]` of heads. ids,
+    ranks: what `id_members` and `rank_members` give. The other arrays are those of `recommend.Recommendations`. out,
+    end (users,): filled; the list of user u ends at `end[u]` of out.
     """
     at, begin = 0, 0
     for user in range(len(head_end)):
@@ -121,7 +142,7 @@ def write_lists(
             at = _put_number(out, at, clusters[user, column])
             at = _put(out, at, _WEIGHT)
             at = _put_decimal(out, at, memberships[user, column], SHARE_DIGITS, SHARE_SCALE)
-            out[at] = _BRACE
+            out[at] = _CLOSE
             at += 1
         at = _put(out, at, _ITEMS)
         for place in range(items.shape[1]):
@@ -131,11 +152,9 @@ def write_lists(
             if place > 0:
                 out[at] = _COMMA
                 at += 1
-            at = _put(out, at, _ITEM)
-            at = _put(out, at, ids[id_start[item] : id_start[item + 1]])
-            at = _put(out, at, _RANK)
-            at = _put_number(out, at, place + 1)
-            at = _put(out, at, _SCORE)
+            out[at] = _OPEN
+            at = _put(out, at + 1, ids[id_start[item] : id_start[item + 1]])
+            at = _put(out, at, ranks[rank_start[place] : rank_start[place + 1]])
             at = _put_decimal(out, at, scores[user, place], SCORE_DIGITS, SCORE_SCALE)
             at = _put(out, at, _REASONS)
             cluster, anchor = strongest[user, place, 0], strongest[user, place, 1]
@@ -156,7 +175,7 @@ def write_lists(
                         at = _put_decimal(out, at, by_cluster, SHARE_DIGITS, SHARE_SCALE)
                         at = _put(out, at, _CLUSTER)
                         at = _put_number(out, at, cluster)
-                        out[at] = _BRACE
+                        out[at] = _CLOSE
                         at += 1
                 elif anchor >= 0:
                     if turn == 1 and cluster >= 0:
@@ -164,9 +183,9 @@ def write_lists(
                         at += 1
                     at = _put(out, at, _BY_ANCHOR)
                     at = _put_decimal(out, at, by_anchor, SHARE_DIGITS, SHARE_SCALE)
-                    at = _put(out, at, _ANCHOR)
-                    at = _put(out, at, ids[id_start[anchor] : id_start[anchor + 1]])
-                    out[at] = _BRACE
+                    out[at] = _COMMA
+                    at = _put(out, at + 1, ids[id_start[anchor] : id_start[anchor + 1]])
+                    out[at] = _CLOSE
                     at += 1
             at = _put(out, at, _END_OF_ITEM)
         at = _put(out, at, _END)

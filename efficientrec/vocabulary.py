@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec import kernels
 from efficientrec.errors import ArtifactMismatch
 from efficientrec.interactions import keys_of
+from efficientrec.json_kernel import id_members
 
 
 class Vocabulary:
@@ -41,11 +41,8 @@ class Vocabulary:
 
     @cached_property
     def json_ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The ids as JSON strings, one after the other, and where each begins; one more for the end."""
-        texts = [msgspec.json.encode(each) for each in self.ids]
-        starts = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum([len(text) for text in texts], out=starts[1:])
-        return np.frombuffer(b"".join(texts), np.uint8), starts
+        """The ids as lists on their way out name them (`json_kernel.id_members`)."""
+        return id_members(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -12,7 +12,7 @@ from efficientrec import kernels, profile
 from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.interactions import Interactions, key_of
-from efficientrec.json_kernel import write_lists
+from efficientrec.json_kernel import rank_members, write_lists
 from efficientrec.model import Blend, Model
 from efficientrec.recommend import Recommendations, recommend
 from efficientrec.shortlists import Shortlists
@@ -41,7 +41,8 @@ def _write(model: Model, lists: Recommendations) -> None:
     head_end = np.arange(2, len(heads) + 1, 2)
     out, end = np.empty(10_000, np.uint8), np.empty(len(head_end), np.int64)
     recommended = (lists.clusters, lists.memberships, lists.items, lists.scores, lists.strongest, lists.part)
-    write_lists(heads, head_end, *recommended, *model.items.json_ids, out, end)
+    members = (*model.items.json_ids, *rank_members(lists.items.shape[1]))
+    write_lists(heads, head_end, *recommended, *members, out, end)
 
 
 def _run(model: Model, offset: int) -> Interactions:

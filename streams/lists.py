@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec.json_kernel import CLUSTER_BYTES, ITEM_BYTES, write_lists
+from efficientrec.json_kernel import CLUSTER_BYTES, ITEM_BYTES, rank_members, write_lists
 from efficientrec.model import Model
 from efficientrec.recommend import Recommendations
 from streams.records import (
@@ -45,6 +45,7 @@ def personal_lists(
     looked at them, encoding took a third of the worker's time.
     """
     ids, id_start = model.items.json_ids
+    ranks = rank_members(recommendations.items.shape[1])
     room = _room(recommendations, np.diff(id_start))
     records: list[bytes] = []
     for first in range(0, len(causes), USERS_AT_A_TIME):
@@ -64,6 +65,7 @@ def personal_lists(
             recommendations.part[some],
             ids,
             id_start,
+            *ranks,
             out,
             end,
         )

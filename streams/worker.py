@@ -308,8 +308,8 @@ class Loop:
         self._count_letters(letters)
         metrics.lists.labels("event").inc(len(causes))
         metrics.run_events.observe(len(decoded.index) + len(letters))
-        for cause in causes:
-            metrics.latency.observe(max(0, now - cause.arrived_ms) / 1000)
+        arrived = np.array([cause.arrived_ms for cause in causes], np.float64)
+        metrics.latency.observe(np.maximum(0, now - arrived) / 1000)
         if len(decoded.interactions):
             metrics.last_event.set(int(decoded.interactions.at.max()) / 1000)
 

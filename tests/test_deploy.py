@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from deploy.grafana import boards
-from streams.metrics import WorkerMetrics
+from streams.metrics import ManyAtOnce, WorkerMetrics
 from streams.settings import PREFIX, Settings
 from streams.trainer_metrics import TrainerMetrics
 
@@ -297,10 +297,12 @@ def metric_labels() -> dict[str, set[str]]:
         TrainerMetrics(CollectorRegistry(), "interactions", 1),
     )
     endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    metrics = [each for owner in owners for each in vars(owner).values() if isinstance(each, MetricWrapperBase)]
+    metrics = [
+        each for owner in owners for each in vars(owner).values() if isinstance(each, MetricWrapperBase | ManyAtOnce)
+    ]
     return {
-        family.name + ending: set(metric._labelnames)
+        family.name + ending: set(getattr(metric, "_labelnames", ()))
         for metric in metrics
-        for family in metric.describe()
+        for family in (metric.describe() if isinstance(metric, MetricWrapperBase) else metric.collect())
         for ending in endings[family.type]
     }
