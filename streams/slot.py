@@ -1,7 +1,7 @@
 """The model in service, and how another takes its place while the worker runs.
 
 1. Read the artifact beside the old model, in a thread; check every digest and shape.
-2. Probe: fold and recommend for made-up users, which also compiles what is not compiled yet.
+2. Probe: fold, recommend and write lists for made-up users, which also makes ready what is made at the first use.
 3. Replace one reference. The worker takes it at the start of each run, so a run never sees two models.
 
 Anything wrong leaves the old model serving, and says why.
@@ -21,8 +21,9 @@ from efficientrec.interactions import Interactions
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
 from streams.follower import Record
+from streams.lists import Cause, personal_lists
 from streams.metrics import WorkerMetrics
-from streams.records import RELEASE_KEY, Release, decode_release
+from streams.records import RELEASE_KEY, Release, Trigger, decode_release, rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -122,3 +123,5 @@ def probe(model: Model, list_size: int) -> None:
         raise ArtifactMismatch(f"{model.version} gives scores that are not finite")
     if items > 2 and (lists.items[:, 0] < 0).any():
         raise ArtifactMismatch(f"{model.version} has nothing to recommend to a probe")
+    trigger = Trigger("probe", 0, 0, None, rfc3339(1_000))
+    personal_lists(model, lists, [Cause(user, trigger, 0) for user in run.users], rfc3339(1_000), "event")
