@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 import rocksdict
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from numpy.typing import NDArray
 
@@ -250,8 +251,8 @@ class World:
         consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
             bootstrap_servers=self.address, group_id=self.settings.group, enable_auto_commit=False
         )
-        await consumer.start()  # it subscribes to nothing, so it never joins the group
         try:
+            await consumer.start()  # it subscribes to nothing, so it never joins the group
             return {place: await consumer.committed(place) or 0 for place in places}
         finally:
             await consumer.stop()
@@ -265,8 +266,14 @@ class World:
         while not condition():
             if time.monotonic() > deadline:
                 told = "\n".join(f"{name}:\n{worker.output()[-4000:]}" for name, worker in self._workers.items())
-                raise AssertionError(f"after {WAIT_SECONDS:g} s not true: {what}; left {self.backlog()}\n{told}")
+                raise AssertionError(f"after {WAIT_SECONDS:g} s not true: {what}; left {self._told_backlog()}\n{told}")
             time.sleep(0.05)
+
+    def _told_backlog(self) -> str:
+        try:
+            return str(self.backlog())
+        except KafkaError as error:
+            return repr(error)
 
     def wait_for_metric(self, worker: Worker, name: str, least: float) -> None:
         def reached() -> bool:

@@ -30,7 +30,7 @@ def world_on(address: str, folder: Path, **settings: Any) -> Iterator[World]:
         address,
         folder,
         **{
-            "run_events_max": 20,  # many small runs: a failure falls into one of them
+            "run_events_max": 2,  # many small runs: a failure falls into one of them
             "session_timeout_seconds": SESSION_SECONDS,
             "heartbeat_interval_seconds": 0.5,
             "request_timeout_seconds": 5.0,
@@ -97,7 +97,7 @@ def test_workers_wait_for_a_broker_that_was_killed_and_go_on_by_themselves(tmp_p
         wait_until_served(world, workers)
         lives = [worker.process.pid for worker in workers]
 
-        world.interact(*chance(1, 1500, USERS))
+        world.interact(*chance(1, 4000, USERS))
         left_behind = world.behind()
         kafka.kill()
         world.wait_until(
