@@ -39,7 +39,6 @@ _BY_CLUSTER = _text('{"kind":"cluster","share":')
 _CLUSTER = _text(',"cluster":')
 _BY_ANCHOR = _text('{"kind":"anchor","share":')
 _POPULAR = _text('{"kind":"popular","share":1.0}')
-_END_OF_ITEM = _text("]}")
 _END = _text("]}")
 _COMMA, _OPEN, _CLOSE, _MINUS, _POINT, _ZERO = (ord(each) for each in ",{}-.0")
 
@@ -187,6 +186,6 @@ def write_lists(
                     at = _put(out, at + 1, ids[id_start[anchor] : id_start[anchor + 1]])
                     out[at] = _CLOSE
                     at += 1
-            at = _put(out, at, _END_OF_ITEM)
+            at = _put(out, at, _END)
         at = _put(out, at, _END)
         end[user] = at

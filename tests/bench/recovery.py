@@ -170,7 +170,9 @@ async def _again(worker: RestoringWorker, probes: _Probes, case: str) -> Outcome
 async def _taken_over(world: World, serving: RestoringWorker, standby: RestoringWorker, probes: _Probes) -> Outcome:
     """A second worker joins and catches up; then the first one is killed."""
     _start(standby)
-    await _until(lambda: _copied(standby) > 0 and _copied(standby) + len(_served(standby)) == PARTITIONS, standby)
+    await _until(
+        lambda: standby.whole_copies() > 0 and standby.whole_copies() + len(_served(standby)) == PARTITIONS, standby
+    )
     await probes.seconds(time.time_ns() / 1e6, range(PARTITIONS))  # both serve
     orphans = _served(serving)
     assert len(orphans) == PARTITIONS - len(_served(standby)), f"the worker to be killed serves {orphans}"
@@ -234,12 +236,6 @@ def _served(worker: RestoringWorker) -> list[int]:
     """The partitions of the interactions that a worker serves, as its /metrics say."""
     pattern = re.compile(r'efficientrec_consumer_lag_records\{partition="(\d+)",topic="[^"]*interactions[^"]*"\}')
     return [int(match[1]) for match in map(pattern.fullmatch, worker.metrics()) if match]
-
-
-def _copied(worker: RestoringWorker) -> int:
-    """Copies of the other worker's partitions that lack nothing."""
-    copies = {name: lag for name, lag in worker.metrics().items() if name.startswith("efficientrec_standby_lag")}
-    return sum(lag == 0 for lag in copies.values())
 
 
 async def _until(condition: Callable[[], bool], worker: RestoringWorker) -> None:

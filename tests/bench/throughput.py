@@ -23,19 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from efficientrec import profile
 from efficientrec.datasets import Dataset, read_dataset
-from efficientrec.interactions import Interactions
 from efficientrec.recommend import recommend
 from streams.children import start_child, stop_child
 from streams.lists import Cause, personal_lists
 from streams.metrics import STAGES
 from streams.records import Interaction, Trigger, rfc3339
 from tests.bench import machine, raw
+from tests.bench.histories import history
 from tests.bench.idiomatic import Task
 from tests.bench.synthetic import ITEMS, synthetic_model
 from tests.bench.traffic import outcomes, until_handled
@@ -165,16 +164,7 @@ def _idiomatic_round(world: World, model: Path, users: int) -> Round:
         model=str(model),
         session_timeout_seconds=world.settings.session_timeout_seconds,
     )
-    command = [sys.executable, "-m", "tests.bench.idiomatic", msgspec.json.encode(task).decode()]
-    log = world.folder / "idiomatic.log"
-    process = start_child(command, log=log)
-    try:
-        return _round(world, process, users)
-    except RuntimeError as error:
-        error.add_note(log.read_text()[-2000:])
-        raise
-    finally:
-        stop_child(process)
+    return _process_round(world, "tests.bench.idiomatic", task, users)
 
 
 def _raw_round(world: World, users: int) -> Round:
@@ -189,8 +179,13 @@ def _raw_round(world: World, users: int) -> Round:
         row_bytes=row_bytes,
         list_bytes=list_bytes,
     )
-    log = world.folder / "raw.log"
-    process = start_child([sys.executable, "-m", "tests.bench.raw", msgspec.json.encode(task).decode()], log=log)
+    return _process_round(world, "tests.bench.raw", task, users)
+
+
+def _process_round(world: World, module: str, task: msgspec.Struct, users: int) -> Round:
+    """Of a process that is told its task on its command line."""
+    log = world.folder / "process.log"
+    process = start_child([sys.executable, "-m", module, msgspec.json.encode(task).decode()], log=log)
     try:
         return _round(world, process, users)
     except RuntimeError as error:
@@ -203,17 +198,7 @@ def _raw_round(world: World, users: int) -> Round:
 def _bytes_of_a_user() -> tuple[int, int]:
     """Row and list of a user with one event."""
     model = synthetic_model()
-    run = Interactions(
-        users=["user-12345"],
-        user=np.zeros(1, np.int32),
-        item=model.items.keys[:1].copy(),
-        weight=np.ones(1, np.float32),
-        at=np.full(1, START, np.int64),
-        arrived=np.full(1, START, np.int64),
-        offset=np.zeros(1, np.int64),
-        event=np.ones(1, np.uint64),
-        excludes=np.ones(1, np.bool_),
-    )
+    run = history(model, ["user-12345"], 0, events=1)
     rows = profile.fold(profile.unpack([None], model.encoder.width, model.encoder.key), run, model.encoder).rows
     cause = Cause("user-12345", Trigger("topic", 0, 0, "event-user-12345", rfc3339(START)), START)
     (row,) = profile.pack(rows, 0)

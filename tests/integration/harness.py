@@ -126,6 +126,12 @@ class Worker:
         pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in pairs}
 
+    def whole_copies(self) -> int:
+        """Copies of other workers' partitions that lack nothing, as /metrics says."""
+        return sum(
+            lag == 0 for name, lag in self.metrics().items() if name.startswith("efficientrec_standby_lag_records")
+        )
+
     def disk(self) -> dict[int, dict[bytes, bytes]]:
         """Partition → what its RocksDB holds; the worker must have stopped."""
         options = rocksdict.Options(raw_mode=True)
