@@ -268,7 +268,9 @@ def _check_run(rows: Rows, run: Interactions) -> None:
         raise AssertionError(f"users from {run.user.min()} to {run.user.max()} in a run of {len(rows)}")
     if not (np.abs(run.weight) <= 1).all():
         raise AssertionError(f"weights from {run.weight.min()} to {run.weight.max()}; expected [-1, 1]")
-    if not (run.offset[1:] > run.offset[:-1]).all():
+    order = np.argsort(run.user, kind="stable")
+    offset, user = run.offset[order], run.user[order]
+    if not ((offset[1:] > offset[:-1]) | (user[1:] != user[:-1])).all():
         raise AssertionError(f"offsets fall within a run from {run.offset[0]} to {run.offset[-1]}")
 
 
@@ -350,8 +352,11 @@ def _sections(rows: Rows, header: NDArray[Any]) -> list[tuple[NDArray[np.uint8],
     ]
 
 
-def pack(rows: Rows, partition: int) -> list[bytes]:
-    """Each row as bytes of LAYOUT, at most ROW_BYTES_MAX long. A row that no model built has no state to keep."""
+def pack(rows: Rows, partition: int | NDArray[np.int32]) -> list[bytes]:
+    """Each row as bytes of LAYOUT, at most ROW_BYTES_MAX long. A row that no model built has no state to keep.
+
+    partition: of all rows, or of each.
+    """
     users = len(rows)
     header = np.zeros(users, HEADER)
     header["layout"] = LAYOUT

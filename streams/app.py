@@ -11,7 +11,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -146,8 +146,7 @@ class App(faust.App):
     """Topics whose records rows are made of, as Progress names them."""
     services: Services
     table: ProfileTable
-    lanes: Mapping[str, Lanes]
-    """By the topic of the runs."""
+    lanes: Lanes
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
@@ -163,12 +162,11 @@ class App(faust.App):
 
     def waiting(self, tp: TP) -> int:
         """Records of a source's partition that wait in memory, or are being handled."""
-        return self.lanes[tp.topic].events[tp.partition] if tp.topic in self.lanes else 0
+        return self.lanes.events[tp.topic, tp.partition]
 
     async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:
         """Before partitions are given back, and before the end, what was begun is finished, and then committed."""
-        for lanes in self.lanes.values():
-            await lanes.settle()
+        await self.lanes.settle()
         await super()._consumer_wait_empty(consumer, logger)
 
     def leave(self) -> None:
@@ -257,11 +255,7 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         now_ms,
         reached,
     )
-
-    app.lanes = {
-        topics.interactions: Lanes(loop.interactions, app.crash, settings.run_events_max),
-        topics.users: Lanes(loop.users, app.crash, settings.run_events_max),
-    }
+    app.lanes = Lanes(loop.handle, app.crash, settings.run_events_max)
 
     def runs_of(name: str) -> Any:
         return app.topic(name, key_type=bytes, key_serializer="raw", value_type=Run, value_serializer="raw")
@@ -269,12 +263,12 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
     @app.agent(runs_of(topics.interactions), name="interactions")
     async def interactions(runs: AsyncIterator[Run]) -> None:
         async for run in runs:
-            app.lanes[topics.interactions].put(run)
+            app.lanes.put(run)
 
     @app.agent(runs_of(topics.users), name="users")
     async def users(runs: AsyncIterator[Run]) -> None:
         async for run in runs:
-            app.lanes[topics.users].put(run)
+            app.lanes.put(run)
 
     @app.timer(interval=LAG_SECONDS)
     async def lag() -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from aiokafka.errors import MessageSizeTooLargeError
+from numpy.typing import NDArray
 
 from streams.follower import Record
 from streams.outbox import Headers
@@ -59,21 +60,21 @@ class Aside:
         self._post = post
         self._warned_at = -WARN_SECONDS
 
-    def misplaced(self, records: Sequence[Record]) -> list[bool]:
-        """Which records of one partition have keys that point elsewhere. What was forwarded once is where it is."""
+    def strays(self, records: Sequence[Record]) -> NDArray[np.bool_]:
+        """Which records (records,) have keys that point to another partition."""
         places = partitions_of([record.key or b"" for record in records], self._partitions)
-        found: list[bool] = (places != records[0].partition).tolist()
-        if any(found):
-            return [
-                wrong and record.key is not None and origin_of(record) is None
-                for wrong, record in zip(found, records, strict=True)
-            ]
+        found: NDArray[np.bool_] = places != [record.partition for record in records]
         return found
 
-    def split(self, records: Sequence[Record], misplaced: Sequence[bool]) -> tuple[list[Record], list[Record]]:
-        """(records to handle here, records to forward), as the settings say."""
+    def split(self, records: Sequence[Record], strays: NDArray[np.bool_]) -> tuple[list[Record], list[Record], int]:
+        """(records to handle here, records to forward, how many are misplaced), of one partition and as the settings
+        say. What has no key is no event, and what was forwarded once is where it is."""
+        misplaced = [
+            stray and record.key is not None and origin_of(record) is None
+            for stray, record in zip(strays.tolist(), records, strict=True)
+        ]
         if not any(misplaced):
-            return list(records), []
+            return list(records), [], 0
         if (now := time.monotonic()) >= self._warned_at + WARN_SECONDS:
             self._warned_at = now
             place = int(np.argmax(misplaced))
@@ -84,9 +85,10 @@ class Aside:
                 "they are forwarded" if self._forwards else "they start a second profile of their user here",
             )
         if not self._forwards:
-            return list(records), []
+            return list(records), [], sum(misplaced)
         paired = list(zip(records, misplaced, strict=True))
-        return [record for record, wrong in paired if not wrong], [record for record, wrong in paired if wrong]
+        elsewhere = [record for record, wrong in paired if wrong]
+        return [record for record, wrong in paired if not wrong], elsewhere, len(elsewhere)
 
     async def forward(self, records: Sequence[Record]) -> None:
         """Returns when the broker has the records on the partitions that their keys point to. Raises KafkaError."""

@@ -1,7 +1,8 @@
-"""Runs of different partitions side by side, those of one partition one after the other.
+"""Runs on their way to the loop: those of one partition one after the other, those of several at once.
 
-While a run waits for the broker, runs of other partitions go on. What comes to a partition meanwhile waits and is then
-handled as one run: so runs are small while little happens, and large while much does.
+What waits in all the partitions that have nothing under way goes to the loop as one batch, whose fixed price is paid
+once. While one partition waits for the broker, others go on, and what comes to it meanwhile is joined to one run. So
+batches are small while little happens, and large while much does.
 """
 
 from __future__ import annotations
@@ -9,59 +10,104 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 from streams.transport import Run
 
 log = logging.getLogger(__name__)
 
+Place = tuple[str, int]
+"""Topic and partition."""
+
 
 class Lanes:
-    """The runs of one topic, on their way to `handle`."""
+    """The runs of all sources."""
 
     def __init__(
-        self, handle: Callable[[Run], Awaitable[None]], crash: Callable[[Exception], Awaitable[None]], events_max: int
+        self,
+        handle: Callable[[Sequence[Run]], Sequence[Coroutine[Any, Any, None]]],
+        crash: Callable[[Exception], Awaitable[None]],
+        events_max: int,
     ) -> None:
-        """handle: marks a run as handled unless the partition was lost. crash: ends the app with what handle raised.
-        events_max: most records that are handled as one run, unless a run already holds more."""
+        """handle: see `Loop.handle`. crash: ends the app with what was raised. events_max: most records of a batch,
+        unless its only run holds more."""
         self._handle = handle
         self._crash = crash
         self._events_max = events_max
-        self._waiting: dict[int, deque[Run]] = defaultdict(deque)
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self.events: Counter[int] = Counter()
-        """Partition → records that wait or are being handled."""
+        self._waiting: dict[Place, deque[Run]] = defaultdict(deque)  # whose turn it is stands first
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by partition: its topics share the rows
+        self._is_woken = False
+        self.events: Counter[Place] = Counter()
+        """Records that wait or are being handled."""
 
     def put(self, run: Run) -> None:
-        """Takes the next run of its partition."""
-        self._waiting[run.partition].append(run)
-        self.events[run.partition] += len(run.records)
-        if run.partition not in self._tasks:
-            self._tasks[run.partition] = asyncio.create_task(self._work(run.partition))
+        """Takes the next run of its place."""
+        place = (run.topic, run.partition)
+        self._waiting[place].append(run)
+        self.events[place] += len(run.records)
+        self._wake()
 
     async def settle(self) -> None:
         """Finishes what was begun, and lets go what waits: it will be delivered again."""
-        for partition, runs in self._waiting.items():
-            self.events[partition] -= sum(len(run.records) for run in runs)
+        for place, runs in self._waiting.items():
+            self.events[place] -= sum(len(run.records) for run in runs)
             runs.clear()
         await asyncio.gather(*self._tasks.values())
 
-    async def _work(self, partition: int) -> None:
+    def _wake(self) -> None:
+        if not self._is_woken:  # what else is put or gets free until then comes along
+            self._is_woken = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        """Begins a batch, if a partition is free for which something waits."""
+        self._is_woken = False
+        rows = self._next_batch()
+        if not rows:
+            return
+        wholes = [joined(row) for row in rows]
         try:
-            while runs := next_row(self._waiting[partition], self._events_max):
-                whole = joined(runs)
-                try:
-                    await self._handle(whole)
-                except Exception as error:
-                    log.critical("partition %d stopped at offset %d", partition, whole.records[0].offset, exc_info=True)
-                    await self._crash(error)
-                    return
-                finally:
-                    self.events[partition] -= len(whole.records)
-                for run in runs:
-                    run.handled = whole.handled
-        finally:
-            del self._tasks[partition]
+            rests = self._handle(wholes)
+        except Exception as error:
+            rests = [_raise(error) for _ in wholes]
+        for row, whole, rest in zip(rows, wholes, rests, strict=True):
+            self._tasks[whole.partition] = asyncio.create_task(self._finish(row, whole, rest))
+        self._wake()
+
+    def _next_batch(self) -> list[list[Run]]:
+        rows: list[list[Run]] = []
+        room = self._events_max
+        taken: set[int] = set()
+        for place in list(self._waiting):
+            runs = self._waiting[place]
+            _, partition = place
+            if not runs or partition in self._tasks or partition in taken:
+                continue
+            if rows and len(runs[0].records) > room:
+                continue
+            rows.append(next_row(runs, room))
+            room -= sum(len(run.records) for run in rows[-1])
+            taken.add(partition)
+            self._waiting[place] = self._waiting.pop(place)
+        return rows
+
+    async def _finish(self, runs: Sequence[Run], whole: Run, rest: Awaitable[None]) -> None:
+        try:
+            await rest
+        except Exception as error:
+            log.critical("partition %d stopped at offset %d", whole.partition, whole.records[0].offset, exc_info=True)
+            await self._crash(error)
+            return  # and the partition is never free again
+        for run in runs:
+            run.handled = whole.handled
+        self.events[whole.topic, whole.partition] -= len(whole.records)
+        del self._tasks[whole.partition]
+        self._wake()
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def next_row(waiting: deque[Run], events_max: int) -> list[Run]:

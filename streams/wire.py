@@ -1,11 +1,14 @@
 """Requests to the broker by which a partition has one writer: claim a producer id, append a batch under it.
 
-One request each, tried once: what to do about a failure is the writer's affair (writer.py). aiokafka's own producer has
-one producer id for all its partitions, so its client and its record batches are used without it.
+Each is tried once: what to do about a failure is the writer's affair (writer.py). Batches of several partitions that
+are ready at the same moment travel in one request. aiokafka's own producer has one producer id for all its partitions,
+so its client and its record batches are used without it.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -49,6 +52,9 @@ class _Again(KafkaError):  # type: ignore[misc]  # untyped there
 
 _AGAIN = (ConcurrentTransactions, CorruptRecordException)
 
+_Parcels = dict[tuple[str, int], tuple[bytes, asyncio.Future[tuple[int, int]]]]
+"""(topic, partition) → a batch for it, and who waits for the code and the offset that the broker answers."""
+
 UNFENCED = ProducerId(-1, -1)
 """Stands for none: the broker then takes records from everybody."""
 
@@ -82,6 +88,9 @@ class KafkaWire:
         self._timeout_ms = int(1000 * request_timeout_seconds)
         self._topics = list(topics)
         self._client: Any = None
+        self._waiting: dict[int, _Parcels] = {}
+        """By the number of their broker: what leaves together before long."""
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         self._client = AIOKafkaClient(bootstrap_servers=self._servers, request_timeout_ms=self._timeout_ms)
@@ -118,20 +127,54 @@ class KafkaWire:
             self._client.force_metadata_update()
             raise LeaderNotAvailableError(f"{topic}-{partition}")
         batch = record_batch(producer, sequence, records, timestamp_ms)
+        code, first = await self._handed_over(leader, topic, partition, batch)
+        if getattr(for_code(code), "invalid_metadata", False):
+            self._client.force_metadata_update()
+        _raise_for(code)
+        return first
+
+    def _handed_over(self, leader: int, topic: str, partition: int, batch: bytes) -> asyncio.Future[tuple[int, int]]:
+        """Joins what else is handed over to this broker until the event loop has gone round once."""
+        if leader in self._waiting and (topic, partition) in self._waiting[leader]:
+            self._send(leader)  # a request holds one batch of a partition
+        if leader not in self._waiting:
+            self._waiting[leader] = {}
+            asyncio.get_running_loop().call_soon(self._send, leader)
+        answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self._waiting[leader][topic, partition] = (batch, answer)
+        return answer
+
+    def _send(self, leader: int) -> None:
+        if leader in self._waiting:
+            task = asyncio.create_task(self._deliver(leader, self._waiting.pop(leader)))
+            self._under_way.add(task)  # or nobody would hold it
+            task.add_done_callback(self._under_way.discard)
+
+    async def _deliver(self, leader: int, parcels: _Parcels) -> None:
+        topics: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        for (topic, partition), (batch, _) in parcels.items():
+            topics[topic].append((partition, batch))
         request = ProduceRequest(
-            transactional_id=None, required_acks=-1, timeout=self._timeout_ms, topics=[(topic, [(partition, batch)])]
+            transactional_id=None, required_acks=-1, timeout=self._timeout_ms, topics=list(topics.items())
         )
         try:
             reply = await self._client.send(leader, request)
-        except NodeNotReadyError:
-            self._client.force_metadata_update()
-            raise
-        ((_, ((_, code, first, *_),)),) = reply.topics
-        error = for_code(code)
-        if getattr(error, "invalid_metadata", False):
-            self._client.force_metadata_update()
-        _raise_for(code)
-        return int(first)
+            answers = {
+                (topic, partition): (code, first)
+                for topic, partitions in reply.topics
+                for partition, code, first, *_ in partitions
+            }
+            found = [answers[place] for place in parcels]
+        except Exception as error:
+            if isinstance(error, NodeNotReadyError):
+                self._client.force_metadata_update()
+            for _, answer in parcels.values():
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        for (_, answer), each in zip(parcels.values(), found, strict=True):
+            if not answer.done():  # or nobody waits for it any more
+                answer.set_result(each)
 
 
 def record_batch(producer: ProducerId, sequence: int, records: Sequence[KeyValue], timestamp_ms: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,14 +18,23 @@ class Handler:
         self.begun: list[tuple[int, list[int]]] = []
         self.crashes: list[Exception] = []
         self.error: Exception | None = None
+        self.refusal: Exception | None = None
         self.is_lost = False
         self.gates: dict[int, asyncio.Event] = {}
+        self.batches: list[list[int]] = []
         self.lanes = Lanes(self.handle, self.crash, events_max)
 
-    async def handle(self, run: Run) -> None:
-        self.begun.append((run.partition, [record.offset for record in run.records]))
-        gate = self.gates[run.partition] = asyncio.Event()
-        await gate.wait()
+    def handle(self, runs: Sequence[Run]) -> list[Coroutine[Any, Any, None]]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.batches.append([run.partition for run in runs])
+        for run in runs:
+            self.begun.append((run.partition, [record.offset for record in run.records]))
+            self.gates[run.partition] = asyncio.Event()
+        return [self.end(run) for run in runs]
+
+    async def end(self, run: Run) -> None:
+        await self.gates[run.partition].wait()
         if self.error is not None:
             raise self.error
         run.handled = not self.is_lost
@@ -86,14 +96,14 @@ def test_what_comes_while_a_run_is_handled_becomes_one_run() -> None:
         await rest()
         handler.put(second, third)
         assert handler.begun == [(0, [1])]
-        assert handler.lanes.events[0] == 4
+        assert handler.lanes.events["topic", 0] == 4
         await handler.go_on()
 
         assert handler.begun == [(0, [1]), (0, [2, 3, 4])]
         assert (first.handled, second.handled, third.handled) == (True, False, False)
         await handler.go_on()
         assert (second.handled, third.handled) == (True, True)
-        assert handler.lanes.events[0] == 0
+        assert handler.lanes.events["topic", 0] == 0
 
     asyncio.run(play())
 
@@ -150,7 +160,7 @@ def test_to_settle_finishes_what_was_begun_and_drops_the_rest() -> None:
 
         assert (first.handled, second.handled) == (True, False)
         assert handler.begun == [(0, [1])]
-        assert handler.lanes.events[0] == 0
+        assert handler.lanes.events["topic", 0] == 0
 
     asyncio.run(play())
 
@@ -166,5 +176,54 @@ def test_an_error_ends_the_app_and_the_lane_but_not_the_others() -> None:
 
         assert handler.crashes == [handler.error]
         assert handler.begun == [(0, [1]), (1, [5])]
+
+    asyncio.run(play())
+
+
+def test_what_waits_in_several_partitions_becomes_one_batch_within_the_limit_in_turn() -> None:
+    async def play() -> None:
+        handler = Handler(events_max=4)
+        handler.put(run(0, 1, 2), run(1, 1, 2), run(2, 1), run(3, 1, 2, 3, 4, 5))
+        await rest()
+        assert handler.batches == [[0, 1], [2], [3]]
+
+        first, second = run(0, 3), run(1, 3)
+        handler.put(first, second, run(2, 2))
+        for partition in (1, 2, 0):
+            handler.gates[partition].set()
+        await rest()
+
+        assert handler.batches[3:] == [[0, 1, 2]], "each waits in one row for its turn"
+
+    asyncio.run(play())
+
+
+def test_sources_of_one_partition_take_turns() -> None:
+    async def play() -> None:
+        handler = Handler()
+        other = run(0, 7)
+        other.topic = "other"
+
+        handler.put(run(0, 1), other)
+        await rest()
+        assert handler.begun == [(0, [1])]
+        await handler.go_on()
+
+        assert handler.begun == [(0, [1]), (0, [7])]
+
+    asyncio.run(play())
+
+
+def test_a_batch_that_cannot_be_begun_ends_the_app() -> None:
+    async def play() -> None:
+        handler = Handler()
+        handler.refusal = ValueError("unreadable")
+        first, second = run(0, 1), run(1, 1)
+
+        handler.put(first, second)
+        await rest()
+
+        assert handler.crashes == [handler.refusal, handler.refusal]
+        assert not any(each.handled for each in (first, second))
 
     asyncio.run(play())

@@ -30,12 +30,13 @@ from streams.metrics import WorkerMetrics
 from streams.outbox import BATCH_BYTES, Headers, KeyValue
 from streams.progress import PROGRESS_KEY, Progress
 from streams.records import ID_BYTES_MAX, Interaction, RecommendationList, User, encode
+from streams.refresh import POPULARITY_KEY
 from streams.settings import Settings
 from streams.slot import ModelSlot
 from streams.topics import Topics
 from streams.transport import Run
 from streams.wire import ProducerId
-from streams.worker import COLD_EVENTS_MAX, POPULARITY_KEY, STEPS, Loop
+from streams.worker import COLD_EVENTS_MAX, STEPS, Loop
 from streams.writer import Writers
 from tests.toy import START, toy_model
 
@@ -203,7 +204,8 @@ class World:
         self.disk.machine.step(step)
 
     def handle(self, run: Run) -> Run:
-        asyncio.run(self.loop.interactions(run) if run.topic == TOPICS.interactions else self.loop.users(run))
+        (rest,) = self.loop.handle([run])
+        asyncio.run(rest)
         return run
 
     def rows(self) -> dict[bytes, bytes]:
@@ -578,7 +580,8 @@ def test_who_has_lost_the_partition_appends_nothing_more() -> None:
     before = {topic: list(records) for topic, records in world.broker.records.items()}
     late = fresh(SECOND)
 
-    asyncio.run(old.interactions(late))
+    (rest,) = old.handle([late])
+    asyncio.run(rest)
 
     assert not late.handled
     assert world.broker.records == before

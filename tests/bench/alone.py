@@ -112,7 +112,7 @@ def handle(loop: Loop, runs: Sequence[Run]) -> None:
 
     async def handled() -> None:
         for run in runs:
-            await loop.interactions(run)
+            await asyncio.gather(*loop.handle([run]))
             assert run.handled
 
     asyncio.run(handled())

@@ -21,7 +21,7 @@ from efficientrec.recommend import recommend
 from efficientrec.recompute import Event
 from streams.progress import PROGRESS_KEY, Progress
 from streams.records import RecommendationList
-from streams.worker import POPULARITY_KEY
+from streams.refresh import POPULARITY_KEY
 from tests.integration.harness import Record, World, list_in
 from tests.simulation.judged import events_of, header_of, judge_row, say
 from tests.simulation.outcome import Outcome

@@ -336,7 +336,7 @@ class Disk:
 
 
 class Store:
-    """streams.worker.Store of one worker: its disks, until it is closed or dies."""
+    """streams.refresh.Store of one worker: its disks, until it is closed or dies."""
 
     def __init__(self, disks: dict[int, Disk]) -> None:
         self._disks = disks

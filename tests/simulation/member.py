@@ -1,8 +1,8 @@
 """One worker of the simulation in memory: the real loop and writers, driven by hand, and what is left when it dies.
 
 What app.py, lanes.py, transport.py and table.py do around the loop is told here a second time, in plain words: a lane
-for each topic and partition, and a lock that the two lanes of a partition share; claims and recovery when partitions
-are dealt, runs that are fetched ahead, commits of what is handled without a gap.
+for each topic and partition, of which one of a partition moves at a time, batches of runs of several partitions; claims
+and recovery when partitions are dealt, runs that are fetched ahead, commits of what is handled without a gap.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Process:
         return lost
 
     def startable(self) -> list[str]:
-        """Lanes that are free, have a run, and would get its partition's lock at once."""
+        """Lanes that have a run, of partitions that have nothing under way."""
         busy = {task.run.partition for task in self.tasks.values() if task.run is not None}
         return [
             lane
@@ -259,13 +259,26 @@ class Process:
         ]
 
     def start(self, lane: str) -> None:
-        (place,) = (place for place in self.waiting if _lane(place) == lane)
-        parts = next_row(self.waiting[place], self.around.rng.choice((1, 4, 20)))
-        run = joined(parts)
-        self._tell_again(run)
-        handle = self.loop.interactions if run.topic == self.around.topics.interactions else self.loop.users
-        self.tasks[lane] = Task(handle(run), run, self.version, parts)
-        self.step(lane)
+        """Begins a batch: the next run of this lane, and by chance those of other partitions."""
+        lanes = {_lane(place): place for place in self.waiting}
+        batch = [lane]
+        for other in self.startable():
+            if lanes[other][1] not in {lanes[each][1] for each in batch} and self.around.rng.random() < 0.5:
+                batch.append(other)
+        rows = [next_row(self.waiting[lanes[each]], self.around.rng.choice((1, 4, 20))) for each in batch]
+        runs = [joined(row) for row in rows]
+        for run in runs:
+            self._tell_again(run)
+        if len(runs) > 1:
+            self.around.struck["batch of several partitions"] += 1
+        try:
+            rests = self.loop.handle(runs)
+        except Exception as error:
+            rests = [_raise(error) for _ in runs]
+        for each, row, run, rest in zip(batch, rows, runs, rests, strict=True):
+            self.tasks[each] = Task(rest, run, self.version, row)
+        for each in batch:
+            self.step(each)
 
     def _tell_again(self, run: Run) -> None:
         """For the tally: whether what the run holds has been taken in before."""
@@ -358,6 +371,10 @@ class Process:
                 disk.close()
             elif disk.crash(self.around.rng):
                 self.around.struck["disk fell back"] += 1
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def _lane(place: Place) -> str:

@@ -53,8 +53,13 @@ MUTATIONS = (
         (
             Patch(
                 "streams.worker",
-                "                    writer.give_up()\n                    raise\n",
-                "                    raise\n",
+                "            writer.give_up()\n            self._leave(run, lost)\n",
+                "            self._leave(run, lost)\n",
+            ),
+            Patch(
+                "streams.worker",
+                "        except Exception:\n            writer.give_up()\n            raise\n",
+                "        except Exception:\n            raise\n",
             ),
         ),
     ),
@@ -147,8 +152,8 @@ MUTATIONS = (
         (
             Patch(
                 "streams.worker",
-                "            self._metrics.abandoned.inc()\n",
-                "            self._metrics.abandoned.inc()\n            run.handled = True\n",
+                "        self._metrics.abandoned.inc()\n",
+                "        self._metrics.abandoned.inc()\n        run.handled = True\n",
             ),
         ),
     ),
@@ -158,7 +163,7 @@ MUTATIONS = (
     ),
     Mutation(
         "erased users come back with a run that is delivered again",
-        (Patch("streams.worker", "] = progress.interactions - 1\n", "] = -1\n"),),
+        (Patch("streams.refresh", "] = taken_in[before.events == 0] - 1\n", "] = -1\n"),),
     ),
     Mutation(
         "an erasure that is delivered again erases what came since",
@@ -178,9 +183,9 @@ MUTATIONS = (
         "lists of a run that is delivered again are left out",
         (
             Patch(
-                "streams.worker",
-                "        due, causes = self._due(run, records, decoded, folded.rows)\n",
-                "        due, causes = self._due(run, records, decoded, folded.rows)\n"
+                "streams.refresh",
+                "        due, causes = self._due(records, decoded, folded.rows)\n",
+                "        due, causes = self._due(records, decoded, folded.rows)\n"
                 "        causes = [cause for user, cause in zip(due, causes) if folded.changed[user]]\n"
                 "        due = due[folded.changed[due]]\n",
             ),

@@ -28,8 +28,8 @@ from streams.features import feature_texts
 from streams.placement import partitions_of
 from streams.progress import PROGRESS_KEY, Progress
 from streams.records import RecommendationList, check_user_key, decode_interaction, decode_list, decode_user, moment_ms
+from streams.refresh import POPULARITY_KEY
 from streams.topics import Topics
-from streams.worker import POPULARITY_KEY
 from streams.writer import FENCE_KEY
 from tests.simulation.deal import MODELS, Deal, model_of
 from tests.simulation.fakes import LETTER_BYTES_MAX, Broker, Entry

@@ -1,0 +1,227 @@
+"""What runs of interactions come to: the rows, lists and dead letters of a batch, worked out before any of it goes out.
+
+Several partitions are worked out as one batch: most of what a small run costs is paid once for each batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientrec import profile
+from efficientrec.model import Model
+from efficientrec.popularity import Popularity
+from efficientrec.profile import Rows
+from efficientrec.recommend import recommend
+from streams.aside import Aside, DeadLetter, origin_of
+from streams.catalogue import Catalogue
+from streams.follower import Record
+from streams.lists import Cause, personal_lists, popular_lists
+from streams.metrics import OUTCOMES, WorkerMetrics
+from streams.outbox import KeyValue
+from streams.progress import PROGRESS_KEY, Progress
+from streams.records import Decoded, Trigger, decode_interactions, rfc3339, rfc3339_column
+from streams.settings import Settings
+from streams.transport import Run
+
+POPULARITY_KEY = b"\xffpopularity"  # user ids are UTF-8, in which this byte never occurs
+
+Clock = Callable[[], int]
+
+
+class Store(Protocol):
+    """Where rows are: one multi-get, one atomic write with the changelog offset."""
+
+    def read(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]: ...
+
+    def write(self, partition: int, rows: Iterable[KeyValue], changelog_offset: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Refreshed:
+    """What a run comes to."""
+
+    run: Run
+    elsewhere: list[Record] = field(default_factory=list)
+    """To be forwarded before anything else goes out."""
+    changelog: list[KeyValue] = field(default_factory=list)
+    """Rows that have changed, the partition's progress last."""
+    lists: list[KeyValue] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+    # For the metrics:
+    misplaced: int = 0
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(event type, what became of it) → events."""
+    arrived_ms: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """(lists,) when the broker got the event that each list answers."""
+    newest_ms: int | None = None
+    """Latest event time."""
+
+
+class Refresh:
+    """Reads rows, and works out what they become. Writes and sends nothing."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        aside: Aside,
+        catalogue: Catalogue,
+        metrics: WorkerMetrics,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._aside = aside
+        self._catalogue = catalogue
+        self._metrics = metrics
+        self._clock = clock
+        self.popular: dict[int, Popularity] = {}
+        """Before the first model: what is popular in each partition that had a run since partitions were assigned."""
+
+    def of(self, runs: Sequence[Run], model: Model | None) -> list[Refreshed]:
+        """For each of these runs, of different partitions. Before the first model there has to be a single one: what is
+        popular by then is counted run by run."""
+        records = [record for run in runs for record in run.records]
+        strays = self._aside.strays(records)
+        if not strays.any():
+            return self._together(runs, [Refreshed(run) for run in runs], records, model)
+        if len(runs) > 1:  # only here a user could have rows in two of the partitions
+            return [refreshed for run in runs for refreshed in self.of([run], model)]
+        records, elsewhere, misplaced = self._aside.split(records, strays)
+        return self._together(runs, [Refreshed(runs[0], elsewhere, misplaced=misplaced)], records, model)
+
+    def _together(
+        self, runs: Sequence[Run], refreshed: list[Refreshed], records: Sequence[Record], model: Model | None
+    ) -> list[Refreshed]:
+        """Fills what the runs come to. records: all of theirs, or what is left of the only one's."""
+        number_of = np.repeat(np.arange(len(runs)), [len(run.records) for run in runs])[: len(records)]
+        with self._metrics.timed("decode"):
+            decoded = self._decode(records)
+        events = decoded.interactions
+        number_of_event = number_of[decoded.index]
+        number_of_user = np.empty(len(events.users), np.intp)
+        number_of_user[events.user] = number_of_event  # rises: users stand in the order of their first events
+        keys = [user.encode() for user in events.users]
+        with self._metrics.timed("read"):
+            stored: list[bytes | None] = []
+            progress: list[Progress] = []
+            for run, some in zip(runs, _slices(number_of_user, len(runs)), strict=True):
+                *values, at = self._store.read(run.partition, [*keys[some], PROGRESS_KEY])
+                stored += values
+                progress.append(Progress.from_bytes(at))
+            before = unpacked(stored, model)
+            # Who has no events has none yet, or was erased: what was taken in before does not begin a new profile.
+            taken_in = np.array([each.interactions for each in progress], np.int64)[number_of_user]
+            before.offset[before.events == 0] = taken_in[before.events == 0] - 1
+        with self._metrics.timed("fold"):
+            folded = profile.fold(before, events, None if model is None else model.encoder, self._settings.admission)
+            changed = np.flatnonzero(folded.changed)
+            partition_of = np.array([run.partition for run in runs], np.int32)[number_of_user[changed]]
+            rows = profile.pack(profile.take(folded.rows, changed), partition_of)
+        due, causes = self._due(records, decoded, folded.rows)
+        due_rows = profile.take(folded.rows, due)
+        if model is None:
+            (run,) = runs
+            here = self.popular[run.partition] = self._popularity(run.partition, decoded, folded)
+            bodies = self._popular(Popularity.together(self.popular.values()), due_rows, causes)
+        else:
+            bodies = self._personal(model, due_rows, causes)
+        pairs: list[KeyValue] = [(keys[user], row) for user, row in zip(changed.tolist(), rows, strict=True)]
+        lists: list[KeyValue] = [(keys[user], body) for user, body in zip(due.tolist(), bodies, strict=True)]
+        outcomes = list(zip(decoded.event_types, _outcomes(folded), strict=True))
+        arrived_ms = np.array([cause.arrived_ms for cause in causes], np.int64)
+        of_changed, of_due = _slices(number_of_user[changed], len(runs)), _slices(number_of_user[due], len(runs))
+        of_events = _slices(number_of_event, len(runs))
+        for number, one in enumerate(refreshed):
+            one.changelog = pairs[of_changed[number]]
+            if model is None:
+                one.changelog.append((POPULARITY_KEY, here.to_bytes()))
+            known, reach = progress[number], one.run.records[-1].offset + 1
+            one.changelog.append((PROGRESS_KEY, Progress(max(known.interactions, reach), known.users).to_bytes()))
+            one.lists, one.arrived_ms = lists[of_due[number]], arrived_ms[of_due[number]]
+            one.outcomes = Counter(outcomes[of_events[number]])
+            one.newest_ms = max(events.at[of_events[number]].tolist(), default=None)
+        for bad in decoded.rejected:
+            letter = DeadLetter(records[bad.index], bad.reason, bad.message)
+            refreshed[number_of[bad.index]].letters.append(letter)
+        return refreshed
+
+    def _decode(self, records: Sequence[Record]) -> Decoded:
+        forwarded = any(record.headers for record in records)
+        return decode_interactions(
+            [record.value for record in records],
+            [record.key for record in records],
+            [record.offset for record in records],
+            [record.timestamp for record in records],
+            self._clock(),
+            self._settings.policy,
+            int(1000 * self._settings.future_tolerance_seconds),
+            [origin_of(record) for record in records] if forwarded else None,
+        )
+
+    def _due(self, records: Sequence[Record], decoded: Decoded, rows: Rows) -> tuple[NDArray[np.intp], list[Cause]]:
+        """Whose lists go out, and why: every user whose newest folded event is in this batch.
+
+        That holds for a run that is delivered again as well: whether its lists got out the first time is not known, and
+        a repeated list replaces itself. A user with later events gets his list from the run that holds them.
+        """
+        events = decoded.interactions
+        last = np.empty(len(events.users), np.intp)
+        last[events.user] = np.arange(len(events))  # the last assignment wins: each user's last event of the batch
+        due = np.flatnonzero((rows.offset == events.offset[last]) & (rows.events > 0))
+        times = rfc3339_column(events.at[last[due]]) if len(due) else []
+        causes = []
+        for user, event, time_of in zip(due.tolist(), last[due].tolist(), times, strict=True):
+            record = records[decoded.index[event]]
+            trigger = Trigger(record.topic, record.partition, record.offset, decoded.event_ids[event], time_of)
+            causes.append(Cause(events.users[user], trigger, record.timestamp))
+        return due, causes
+
+    def _personal(self, model: Model, rows: Rows, causes: list[Cause]) -> list[bytes]:
+        now = self._clock()
+        with self._metrics.timed("recommend"):
+            found = recommend(model, rows, self._settings.list_size, self._catalogue.blocked(model, now))
+        with self._metrics.timed("encode"):
+            return personal_lists(model, found, causes, rfc3339(now), "event")
+
+    def _popular(self, popularity: Popularity, rows: Rows, causes: list[Cause]) -> list[bytes]:
+        """Before the first model: what is popular and new to the user."""
+        now = self._clock()
+        with self._metrics.timed("recommend"):
+            found = popularity.recommend(
+                rows, self._settings.list_size, lambda item: self._catalogue.is_blocked(item, now)
+            )
+        with self._metrics.timed("encode"):
+            return popular_lists(found, causes, rfc3339(now), "event")
+
+    def _popularity(self, partition: int, decoded: Decoded, folded: profile.Folded) -> Popularity:
+        (stored,) = self._store.read(partition, [POPULARITY_KEY])
+        before = Popularity.from_bytes(stored, self._settings.popularity_half_life_seconds)
+        counted = np.flatnonzero(folded.counted)
+        events = decoded.interactions
+        return before.fold([decoded.item_ids[place] for place in counted], events.weight[counted], events.at[counted])
+
+
+def unpacked(stored: Sequence[bytes | None], model: Model | None) -> Rows:
+    """Rows as the model in service reads them."""
+    if model is None:
+        return profile.unpack(stored, 0, 0)
+    return profile.unpack(stored, model.encoder.width, model.encoder.key)
+
+
+def _slices(number_of: NDArray[np.intp], runs: int) -> list[slice]:
+    """Where each run's part is, of things that stand in the order of their runs."""
+    begin = np.searchsorted(number_of, np.arange(runs + 1)).tolist()
+    return list(map(slice, begin, begin[1:]))
+
+
+def _outcomes(folded: profile.Folded) -> list[str]:
+    """What became of each event."""
+    code = np.where(folded.counted, 0, np.where(folded.repeated, 1, np.where(folded.limited, 2, 3)))
+    return [OUTCOMES[each] for each in code.tolist()]
