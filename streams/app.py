@@ -1,4 +1,4 @@
-"""The worker as a process: a Faust app around `Loop`, and what it needs beside its agents.
+"""The worker as a process: a Faust app around `Loop`, and what it needs beside it.
 
 Knows which services there are, in which order they start and stop, and what ends them. What happens to an event is in
 worker.py.
@@ -11,7 +11,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,7 +34,7 @@ from streams.settings import Settings
 from streams.slot import ModelSlot
 from streams.table import ProfileTable
 from streams.topics import TABLE, Topics, check
-from streams.transport import Consumer, Run, Transport
+from streams.transport import Consumer, Transport
 from streams.wire import KafkaWire
 from streams.worker import Loop
 from streams.writer import PartitionLost, Writers
@@ -42,7 +42,6 @@ from streams.writer import PartitionLost, Writers
 log = logging.getLogger(__name__)
 
 LAG_SECONDS = 1.0
-STREAM_RUNS_MAX = 16  # runs on their way into the lanes, where they wait
 
 
 async def run(settings: Settings, reached: Callable[[str], None] = lambda step: None) -> None:
@@ -138,7 +137,7 @@ class Services:
 
 
 class App(faust.App):
-    """A Faust app that delivers runs, with its services started before its agents and stopped after them."""
+    """A Faust app that delivers runs, with its services started before its consumer and stopped after it."""
 
     run_events_max: int
     fetch_wait_seconds: float
@@ -224,7 +223,6 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         broker_request_timeout=settings.request_timeout_seconds,
         broker_commit_interval=settings.commit_interval_seconds,
         consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=STREAM_RUNS_MAX,
         stream_wait_empty=True,  # see App._consumer_wait_empty
         stream_recovery_delay=0.0,
         table_standby_replicas=1,  # where there are several workers: another one keeps a copy and takes over at once
@@ -257,18 +255,8 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
     )
     app.lanes = Lanes(loop.handle, app.crash, settings.run_events_max)
 
-    def runs_of(name: str) -> Any:
-        return app.topic(name, key_type=bytes, key_serializer="raw", value_type=Run, value_serializer="raw")
-
-    @app.agent(runs_of(topics.interactions), name="interactions")
-    async def interactions(runs: AsyncIterator[Run]) -> None:
-        async for run in runs:
-            app.lanes.put(run)
-
-    @app.agent(runs_of(topics.users), name="users")
-    async def users(runs: AsyncIterator[Run]) -> None:
-        async for run in runs:
-            app.lanes.put(run)
+    for source in app.sources:
+        app.topics.add(app.topic(source))  # what the consumer subscribes to
 
     @app.timer(interval=LAG_SECONDS)
     async def lag() -> None:

@@ -1,8 +1,8 @@
 """Runs on their way to the loop: those of one partition one after the other, those of several at once.
 
-What waits in all the partitions that have nothing under way goes to the loop as one batch, whose fixed price is paid
-once. While one partition waits for the broker, others go on, and what comes to it meanwhile is joined to one run. So
-batches are small while little happens, and large while much does.
+What waits in all the partitions goes to the loop as one batch, whose fixed price is paid once. What comes while it is
+under way makes the next one, which begins when this one has ended, or is as large as may be. So batches are small while
+little happens, and large while much does; that the broker has several requests at a time only pays for large ones.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 Place = tuple[str, int]
 """Topic and partition."""
+PATIENCE_SECONDS = 0.2
+"""How long a batch may hold up the next one: then what is left of it, because one of several brokers does not answer,
+goes on beside others."""
 
 
 class Lanes:
@@ -38,6 +41,8 @@ class Lanes:
         self._waiting: dict[Place, deque[Run]] = defaultdict(deque)  # whose turn it is stands first
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by partition: its topics share the rows
         self._is_woken = False
+        self._batch: set[int] = set()  # the partitions of the last batch that it is still waited for
+        self._patience: asyncio.TimerHandle | None = None
         self.events: Counter[Place] = Counter()
         """Records that wait or are being handled."""
 
@@ -61,11 +66,12 @@ class Lanes:
             asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
-        """Begins a batch, if a partition is free for which something waits."""
+        """Begins a batch, if it is time and there is anything to do."""
         self._is_woken = False
-        rows = self._next_batch()
-        if not rows:
+        free = [place for place, runs in self._waiting.items() if runs and place[1] not in self._tasks]
+        if not free or (self._batch and sum(map(self._events_at, free)) < self._events_max):
             return
+        rows = self._next_batch(free)
         wholes = [joined(row) for row in rows]
         try:
             rests = self._handle(wholes)
@@ -73,24 +79,37 @@ class Lanes:
             rests = [_raise(error) for _ in wholes]
         for row, whole, rest in zip(rows, wholes, rests, strict=True):
             self._tasks[whole.partition] = asyncio.create_task(self._finish(row, whole, rest))
+        self._expect({whole.partition for whole in wholes})
         self._wake()
 
-    def _next_batch(self) -> list[list[Run]]:
+    def _events_at(self, place: Place) -> int:
+        return sum(len(run.records) for run in self._waiting[place])
+
+    def _next_batch(self, free: Sequence[Place]) -> list[list[Run]]:
         rows: list[list[Run]] = []
         room = self._events_max
         taken: set[int] = set()
-        for place in list(self._waiting):
+        for place in free:
             runs = self._waiting[place]
             _, partition = place
-            if not runs or partition in self._tasks or partition in taken:
-                continue
-            if rows and len(runs[0].records) > room:
+            if partition in taken or (rows and len(runs[0].records) > room):
                 continue
             rows.append(next_row(runs, room))
             room -= sum(len(run.records) for run in rows[-1])
             taken.add(partition)
             self._waiting[place] = self._waiting.pop(place)
         return rows
+
+    def _expect(self, partitions: set[int]) -> None:
+        """Waits for these before the next small batch; for a while."""
+        self._batch = partitions
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._expect_nothing)
+
+    def _expect_nothing(self) -> None:
+        self._batch = set()
+        self._wake()
 
     async def _finish(self, runs: Sequence[Run], whole: Run, rest: Awaitable[None]) -> None:
         try:
@@ -103,6 +122,7 @@ class Lanes:
             run.handled = whole.handled
         self.events[whole.topic, whole.partition] -= len(whole.records)
         del self._tasks[whole.partition]
+        self._batch.discard(whole.partition)
         self._wake()
 
 

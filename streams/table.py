@@ -179,7 +179,7 @@ class ProfileTable(faust.Table[bytes, bytes]):
             f"{app.conf.id}-{name}-changelog",
             key_type=bytes,
             key_serializer="raw",
-            value_type=Run,
+            value_type=bytes,
             value_serializer="raw",
             partitions=partitions,
             compacting=True,

@@ -1,8 +1,8 @@
-"""A fetched run of records of one partition as one Faust event.
+"""Fetched runs of records, from the consumer straight into their lanes.
 
-Faust hands an agent one record at a time and spends about 100 µs on each. Here every message that Faust sees stands for
-a whole run of records: its offset is the last record's, its value the list of them. Partition, flow control, rebalance,
-recovery and commit stay Faust's; only the two places where it counts offsets one by one are replaced.
+Faust hands an agent one record at a time, through a handler, a stream and two queues, and spends about 100 µs on each;
+four times as much on one that stands for a run. Here runs go round all that. Assignment, flow control, rebalance,
+recovery and the rhythm of commits stay Faust's; what is handed out and what may be committed is decided here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, ConsumerMessage, Message
+from faust.types import TP
 
 from efficientrec.errors import SourceTruncated
 from streams.offsets import end_offsets
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 RUNS_WAITING = 2
 """Full runs of a partition that may wait in memory, the one that is being handled among them."""
+FETCH_SECONDS = 1.0
+"""How long a fetch may wait for records; it ends with the first."""
 FULL_SECONDS = 0.02
 """How long a fetch from the other partitions may wait while one is full."""
 
@@ -58,11 +60,6 @@ class Run:
         if self.follows is not None and self.follows.handled:
             self.follows = None  # or every run of the past would be kept
         return self.follows is None
-
-    @classmethod
-    def from_data(cls, data: Run, *, preferred_type: object = None) -> Run:
-        """Faust asks a topic's value type to decode a record; the worker decodes a run's records all at once."""
-        return data
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -118,8 +115,18 @@ class Consumer(driver.Consumer):
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
-        """Runs of the sources; those of the changelog go to disk at once.
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Delivers until the end; an error ends the worker."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await self.deliver(FETCH_SECONDS)
+                await asyncio.sleep(0)
+        except (*self.consumer_stopped_errors, asyncio.CancelledError):
+            if not self.app.should_stop:
+                raise
+
+    async def deliver(self, timeout: float) -> None:
+        """Runs of the sources go to their lanes, those of the changelog to disk.
 
         A fetch waits up to a second, and a rebalance or a recovery may begin or end meanwhile. What cannot be delivered
         then goes back and will be fetched again, where Faust lets it go and relies on a seek to the committed offsets,
@@ -136,7 +143,7 @@ class Consumer(driver.Consumer):
             if tp in returned or self.app.consumer_generation_id != generation:
                 continue  # of a partition that was assigned anew every position is new as well
             is_open = self.flow_active and (active is None or tp in active or tp in self._buffered_partitions)
-            is_source = self.app.topics.acks_enabled_for(tp.topic)
+            is_source = tp.topic in self.app.sources
             if is_source:
                 is_current, origin = opening is not None and opening is self._opening, self._committed_offset[tp]
             else:
@@ -147,9 +154,9 @@ class Consumer(driver.Consumer):
                 # A seek that has moved the partition meanwhile may have gone back further than this fetch began.
                 await self._give_back(tp, first if is_current or origin is None else min(first, origin))
             elif is_source:
-                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 self._hand_out(tp, run)
-                yield tp, self._message(tp, run)
+                self.app.lanes.put(run)
+                self.app.monitor.stream_inbound_time[tp] = time.monotonic()  # or Faust would take it for stuck
             else:
                 self.app.tables.recovery.restore(tp, run)
                 await asyncio.sleep(0)
@@ -189,26 +196,22 @@ class Consumer(driver.Consumer):
         run.follows = delivered[-1] if delivered else None
         delivered.append(run)
 
-    def _message(self, tp: TP, run: Run) -> ConsumerMessage:
-        message = self._to_message(tp, run.records[-1])
-        message.value = run
-        return message
-
     def _new_offset(self, tp: TP) -> int | None:
         """Offset after the last run of an unbroken row of handled ones; None when there was none.
 
-        Faust's own looks at what was acknowledged, and it acknowledges an event as well when its agent has left it
-        alone, was cancelled, or raised. It also looks for gaps between offsets, of which runs consist. Here only a run
-        counts that is marked as handled and belongs to the present generation: everything else is read again.
+        Faust's own looks at what an agent has acknowledged. Here only a run counts that is marked as handled and
+        belongs to the present generation: everything else is read again.
         """
         delivered, committed = self._delivered[tp], self._committed_offset[tp] or 0
         while delivered and (delivered[0].handled or delivered[0].last < committed):
             if delivered[0].generation != self.app.consumer_generation_id:
                 break
             self._done[tp] = delivered.popleft().last + 1
-        self._acked[tp].clear()
-        self._acked_index[tp].clear()
         return self._done.get(tp)
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        """Where there may be something to commit."""
+        return (tp for tp in list(self._delivered) if topics is None or tp in topics or tp.topic in topics)
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
         """Faust takes offsets for committed whether the broker took them or not; what it did not is due again."""
@@ -217,9 +220,6 @@ class Consumer(driver.Consumer):
         if not did_commit:
             self._committed_offset.update(before)
         return did_commit
-
-    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """Offsets between runs are no gaps: what is committed follows from what was delivered."""
 
     def highwater(self, tp: TP) -> int:
         """Offset after the last record; 0 where it is not known, or the partition has just gone to another worker."""
@@ -316,8 +316,6 @@ class Consumer(driver.Consumer):
         for tp in partitions:
             self._delivered.pop(tp, None)
             self._done.pop(tp, None)
-            self._acked.pop(tp, None)
-            self._acked_index.pop(tp, None)
 
 
 def elapsed() -> float:

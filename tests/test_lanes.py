@@ -7,6 +7,9 @@ from collections.abc import Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from streams import lanes
 from streams.lanes import Lanes
 from streams.transport import Run
 
@@ -70,19 +73,59 @@ def row(*runs: tuple[int, ...]) -> list[Run]:
     return made
 
 
-def test_partitions_do_not_wait_for_each_other() -> None:
+def test_what_comes_while_a_batch_is_under_way_makes_the_next_one() -> None:
     async def play() -> None:
         handler = Handler()
         first, second = run(0, 1), run(1, 7)
 
         handler.put(first, second)
         await rest()
-        assert handler.begun == [(0, [1]), (1, [7])]
+        assert handler.batches == [[0, 1]]
+        await handler.go_on(1)
+        assert (first.handled, second.handled) == (False, True)
+        handler.put(run(2, 1), run(1, 8))
+        await rest()
+        assert handler.batches == [[0, 1]]
+
+        await handler.go_on(0)
+
+        assert first.handled
+        assert handler.batches == [[0, 1], [1, 2]]
+
+    asyncio.run(play())
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    async def play() -> None:
+        handler = Handler(events_max=3)
+        handler.put(run(0, 1))
+        await rest()
+
+        handler.put(run(1, 1, 2))
+        await rest()
+        assert handler.batches == [[0]]
+        handler.put(run(2, 1))
+        await rest()
+
+        assert handler.batches == [[0], [1, 2]]
+
+    asyncio.run(play())
+
+
+def test_a_broker_that_does_not_answer_holds_only_its_own_partitions_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_SECONDS", 0.0)
+
+    async def play() -> None:
+        handler = Handler()
+        stuck, fine = run(0, 1), run(1, 7)
+        handler.put(stuck, fine)
+        await rest()
         await handler.go_on(1)
 
-        assert (first.handled, second.handled) == (False, True)
-        await handler.go_on(0)
-        assert first.handled
+        handler.put(run(1, 8), run(0, 2))
+        await rest()
+
+        assert handler.batches == [[0, 1], [1]]
 
     asyncio.run(play())
 
@@ -185,15 +228,14 @@ def test_what_waits_in_several_partitions_becomes_one_batch_within_the_limit_in_
         handler = Handler(events_max=4)
         handler.put(run(0, 1, 2), run(1, 1, 2), run(2, 1), run(3, 1, 2, 3, 4, 5))
         await rest()
-        assert handler.batches == [[0, 1], [2], [3]]
+        assert handler.batches == [[0, 1], [2], [3]], "a run that is too large for what is left of a batch goes first"
 
-        first, second = run(0, 3), run(1, 3)
-        handler.put(first, second, run(2, 2))
-        for partition in (1, 2, 0):
+        handler.put(run(0, 3, 4), run(1, 3, 4), run(2, 2, 3), run(3, 6, 7))
+        for partition in range(4):
             handler.gates[partition].set()
         await rest()
 
-        assert handler.batches[3:] == [[0, 1, 2]], "each waits in one row for its turn"
+        assert handler.batches[3:] == [[0, 1], [2, 3]]
 
     asyncio.run(play())
 

@@ -1,4 +1,4 @@
-"""Runs of records as Faust events: how they are dealt, what may be committed, what goes back to be fetched again."""
+"""Runs of records: how they are dealt, what may be committed, what goes back to be fetched again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Fed(Consumer):
 
     def __init__(self, run_events_max: int = 10) -> None:
         app = create_app(Settings(state_dir=Path("nowhere"), run_events_max=run_events_max))
-        app.topics._acking_topics.add(TOPIC)
+        self.runs: list[Run] = []
+        lanes: Any = SimpleNamespace(put=self.runs.append)
+        app.lanes = lanes
         super().__init__(
             app.transport, callback=_ignored, on_partitions_revoked=_ignored, on_partitions_assigned=_ignored
         )
@@ -81,12 +83,14 @@ class Fed(Consumer):
     def highwater(self, tp: TP) -> int:
         return 0
 
-    async def messages(self, **fetched: Sequence[int]) -> list[Any]:
-        """What is delivered of a fetch: p0, p1, c0 = the offsets of its records; c of the changelog."""
+    async def delivered(self, **fetched: Sequence[int]) -> list[Run]:
+        """What comes to the lanes of a fetch: p0, p1, c0 = the offsets of its records; c of the changelog."""
         self.fetched = {
             TopicPartition(TOPICS[name[0]], int(name[1:])): _records(name, at) for name, at in fetched.items()
         }
-        return [message async for _, message in self.getmany(1.0)]
+        self.runs.clear()
+        await self.deliver(1.0)
+        return list(self.runs)
 
 
 async def _ignored(*_: object) -> None: ...
@@ -97,34 +101,20 @@ def _records(name: str, offsets: Sequence[int]) -> list[ConsumerRecord[bytes | N
     return [ConsumerRecord(*place, offset, 0, 0, b"key", b"value", None, 3, 5, ()) for offset in offsets]
 
 
-def offsets(message: Any) -> list[int]:
-    run: Run = message.value
+def offsets(run: Run) -> list[int]:
     return [record.offset for record in run.records]
 
 
-def done(consumer: Fed, *messages: Any) -> None:
-    for message in messages:
-        message.value.handled = True
-        consumer.ack(message)
-
-
-def left(consumer: Fed, *messages: Any) -> None:
-    """Faust acknowledges what an agent was given, whatever became of it."""
-    for message in messages:
-        consumer.ack(message)
+def done(*runs: Run) -> None:
+    for run in runs:
+        run.handled = True
 
 
 def test_a_fetch_is_dealt_in_bounded_runs_in_turn() -> None:
     async def play() -> None:
-        messages = await Fed(run_events_max=2).messages(p0=range(5), p1=range(7, 8))
+        runs = await Fed(run_events_max=2).delivered(p0=range(5), p1=range(7, 8))
 
-        assert [(message.tp, offsets(message)) for message in messages] == [
-            (ZERO, [0, 1]),
-            (ONE, [7]),
-            (ZERO, [2, 3]),
-            (ZERO, [4]),
-        ]
-        assert [message.offset for message in messages] == [1, 7, 3, 4]
+        assert [(run.partition, offsets(run)) for run in runs] == [(0, [0, 1]), (1, [7]), (0, [2, 3]), (0, [4])]
 
     asyncio.run(play())
 
@@ -132,13 +122,13 @@ def test_a_fetch_is_dealt_in_bounded_runs_in_turn() -> None:
 def test_only_an_unbroken_row_of_handled_runs_is_committed() -> None:
     async def play() -> None:
         consumer = Fed(run_events_max=2)
-        first, second, third = await consumer.messages(p0=range(6))
+        first, second, third = await consumer.delivered(p0=range(6))
 
-        done(consumer, second)
+        done(second)
         assert consumer._new_offset(ZERO) is None
-        done(consumer, first)
+        done(first)
         assert consumer._new_offset(ZERO) == 4
-        done(consumer, third)
+        done(third)
         assert consumer._new_offset(ZERO) == 6
 
     asyncio.run(play())
@@ -147,7 +137,7 @@ def test_only_an_unbroken_row_of_handled_runs_is_committed() -> None:
 def test_what_the_broker_did_not_take_is_committed_again() -> None:
     async def play() -> None:
         consumer = Fed()
-        done(consumer, *await consumer.messages(p0=range(4)))
+        done(*await consumer.delivered(p0=range(4)))
         consumer.takes_commits = False
         assert not await consumer.commit()
 
@@ -163,7 +153,7 @@ def test_what_the_broker_did_not_take_is_committed_again() -> None:
 def test_gaps_between_offsets_do_not_hold_up_the_commit() -> None:
     async def play() -> None:
         consumer = Fed(run_events_max=2)
-        done(consumer, *await consumer.messages(p0=[3, 10, 11, 40]))
+        done(*await consumer.delivered(p0=[3, 10, 11, 40]))
 
         assert consumer._new_offset(ZERO) == 41
 
@@ -173,26 +163,24 @@ def test_gaps_between_offsets_do_not_hold_up_the_commit() -> None:
 def test_a_first_run_of_a_single_record_does_not_hold_up_the_commit() -> None:
     async def play() -> None:
         consumer = Fed()
-        done(consumer, *await consumer.messages(p0=[0]))
+        done(*await consumer.delivered(p0=[0]))
         assert consumer._new_offset(ZERO) == 1
         consumer._committed_offset[ZERO] = 1
 
-        done(consumer, *await consumer.messages(p0=range(1, 9)))
+        done(*await consumer.delivered(p0=range(1, 9)))
 
         assert consumer._new_offset(ZERO) == 9
 
     asyncio.run(play())
 
 
-def test_a_run_that_its_agent_left_alone_is_not_committed_nor_what_follows_it() -> None:
+def test_a_run_that_was_left_alone_is_not_committed_nor_what_follows_it() -> None:
     async def play() -> None:
         consumer = Fed(run_events_max=2)
-        abandoned, after = await consumer.messages(p0=range(4))
+        _, after = await consumer.delivered(p0=range(4))
 
-        left(consumer, abandoned)
-        done(consumer, after)
+        done(after)
 
-        assert abandoned.acked
         assert consumer._new_offset(ZERO) is None
 
     asyncio.run(play())
@@ -201,10 +189,10 @@ def test_a_run_that_its_agent_left_alone_is_not_committed_nor_what_follows_it() 
 def test_a_run_of_an_earlier_generation_is_not_committed() -> None:
     async def play() -> None:
         consumer = Fed()
-        (message,) = await consumer.messages(p0=range(4))
+        (run,) = await consumer.delivered(p0=range(4))
         consumer.app.consumer_generation_id += 1
 
-        done(consumer, message)
+        done(run)
 
         assert consumer._new_offset(ZERO) is None
 
@@ -214,11 +202,11 @@ def test_a_run_of_an_earlier_generation_is_not_committed() -> None:
 def test_a_run_that_was_delivered_twice_does_not_hold_up_the_commit() -> None:
     async def play() -> None:
         consumer = Fed()
-        done(consumer, *await consumer.messages(p0=range(4)))
-        await consumer.messages(p0=range(4))
+        done(*await consumer.delivered(p0=range(4)))
+        await consumer.delivered(p0=range(4))
         consumer._committed_offset[ZERO] = consumer._new_offset(ZERO)
 
-        done(consumer, *await consumer.messages(p0=range(4, 6)))
+        done(*await consumer.delivered(p0=range(4, 6)))
 
         assert consumer._new_offset(ZERO) == 6
 
@@ -228,11 +216,10 @@ def test_a_run_that_was_delivered_twice_does_not_hold_up_the_commit() -> None:
 def test_records_that_come_again_in_other_runs_do_not_hold_up_the_commit() -> None:
     async def play() -> None:
         consumer = Fed(run_events_max=4)
-        first, lost = await consumer.messages(p0=range(6))
-        left(consumer, lost)  # a stream that is not active skips it
-        again = await consumer.messages(p0=range(9))
+        first, _ = await consumer.delivered(p0=range(6))
+        again = await consumer.delivered(p0=range(9))
 
-        done(consumer, first, *again)
+        done(first, *again)
 
         assert consumer._new_offset(ZERO) == 9
 
@@ -250,7 +237,7 @@ def test_what_cannot_be_delivered_now_goes_back_to_be_fetched_again(why: str) ->
         else:
             consumer.pause_partitions({ZERO, ONE})
 
-        assert await consumer.messages(p0=range(5, 10), p1=[8]) == []
+        assert await consumer.delivered(p0=range(5, 10), p1=[8]) == []
 
         assert consumer.sought == [(ZERO, 5), (ONE, 8)]
         assert consumer._new_offset(ZERO) is None
@@ -267,11 +254,11 @@ def test_what_was_fetched_before_the_sources_opened_goes_back() -> None:
             consumer.open_sources()
 
         consumer.meanwhile = recovery_ends
-        assert await consumer.messages(p0=[5, 6]) == []
+        assert await consumer.delivered(p0=[5, 6]) == []
         consumer.meanwhile = _ignored
 
         assert consumer.sought == [(ZERO, 5)]
-        assert [offsets(message) for message in await consumer.messages(p0=[5, 6])] == [[5, 6]]
+        assert [offsets(run) for run in await consumer.delivered(p0=[5, 6])] == [[5, 6]]
 
     asyncio.run(play())
 
@@ -284,7 +271,7 @@ def test_what_goes_back_does_not_undo_a_seek_that_went_back_further() -> None:
             await consumer.resume_with(committed=500, progress=420)
 
         consumer.meanwhile = recovery
-        assert await consumer.messages(p0=[500, 501]) == []
+        assert await consumer.delivered(p0=[500, 501]) == []
 
         assert consumer.sought == [(ZERO, 420), (ZERO, 420)]
 
@@ -295,9 +282,9 @@ def test_the_changelog_goes_to_disk_at_once_and_back_while_its_partition_is_paus
     async def play() -> None:
         consumer = Fed(run_events_max=2)
 
-        assert await consumer.messages(c0=[1, 2, 7]) == []
+        assert await consumer.delivered(c0=[1, 2, 7]) == []
         consumer.pause_partitions({LOG})
-        assert await consumer.messages(c0=[8]) == []
+        assert await consumer.delivered(c0=[8]) == []
 
         assert consumer.restored == [(LOG, [1, 2]), (LOG, [7])]
         assert consumer.sought == [(LOG, 8)]
@@ -328,14 +315,14 @@ def test_what_was_fetched_while_recovery_moved_a_changelog_does_not_go_to_disk(w
                 await seek
 
         consumer.meanwhile = moved
-        await consumer.messages(c0=[150, 151])
+        await consumer.delivered(c0=[150, 151])
         assert consumer.restored == []
         assert consumer.sought == [(LOG, 100)]
         answered.set()
         await seek
 
         consumer.meanwhile = _ignored
-        await consumer.messages(c0=[100, 101])
+        await consumer.delivered(c0=[100, 101])
         assert consumer.restored == [(LOG, [100, 101])]
 
     asyncio.run(play())
@@ -344,7 +331,7 @@ def test_what_was_fetched_while_recovery_moved_a_changelog_does_not_go_to_disk(w
 def test_a_run_is_next_when_the_one_before_it_was_handled() -> None:
     async def play() -> None:
         consumer = Fed(run_events_max=2)
-        first, elsewhere, second, third = [message.value for message in await consumer.messages(p0=range(6), p1=[3])]
+        first, elsewhere, second, third = await consumer.delivered(p0=range(6), p1=[3])
         assert [run.is_next() for run in (first, second, third, elsewhere)] == [True, False, False, True]
 
         first.handled = True
@@ -357,11 +344,14 @@ def test_a_run_is_next_when_the_one_before_it_was_handled() -> None:
 def test_a_flow_that_stops_between_two_runs_gives_back_the_rest_alone() -> None:
     async def play() -> None:
         consumer = Fed(run_events_max=2)
-        consumer.fetched = {TopicPartition(TOPIC, 0): _records("p0", range(6))}
         delivered = []
-        async for _, message in consumer.getmany(1.0):
-            delivered.append(offsets(message))
+
+        def taken(run: Run) -> None:
+            delivered.append(offsets(run))
             consumer.stop_flow()
+
+        consumer.app.lanes.put = taken
+        await consumer.delivered(p0=range(6))
 
         assert delivered == [[0, 1]]
         assert consumer.sought == [(ZERO, 2)]
@@ -377,7 +367,7 @@ def test_a_changelog_that_lost_its_end_is_made_good_from_the_source() -> None:
 
         assert consumer.sought == [(ZERO, 420)]
         assert consumer.commits == [{ZERO: 420}]
-        assert [offsets(message) for message in await consumer.messages(p0=[420, 421])] == [[420, 421]]
+        assert [offsets(run) for run in await consumer.delivered(p0=[420, 421])] == [[420, 421]]
 
     asyncio.run(play())
 

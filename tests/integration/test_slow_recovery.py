@@ -16,9 +16,7 @@ class SlowWorker(Worker):
     command = ("-m", "tests.integration.slow_worker")
 
 
-def test_runs_that_wait_for_an_agent_when_recovery_ends_are_handled(
-    embedded_broker: EmbeddedBroker, tmp_path: Path
-) -> None:
+def test_what_is_fetched_while_recovery_ends_is_handled(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:
     world = World(embedded_broker.address, tmp_path, run_events_max=2)  # many runs, of which most have to wait
     world.create_topics()
     world.interact(*chance(1, 3000, 300))
