@@ -21,7 +21,7 @@ from faust.tables.recovery import Recovery as FaustRecovery
 from faust.types import TP
 from mode import Service
 
-from streams.transport import Run
+from streams.changelog import Stretch
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ RETRY_SECONDS = 1.0
 class Recovery(FaustRecovery):  # type: ignore[misc]  # untyped there
     """Tries until the broker answers, or partitions are dealt anew."""
 
-    def restore(self, tp: TP, run: Run) -> None:
-        """Writes a run of the changelog to disk; the last one that is missing ends the recovery."""
+    def restore(self, tp: TP, run: Stretch) -> None:
+        """Writes a stretch of the changelog to disk; the last one that is missing ends the recovery."""
         if tp in self.active_tps:
             offsets = self.active_offsets
         elif tp in self.standby_tps:

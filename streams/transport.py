@@ -23,6 +23,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from efficientrec.errors import SourceTruncated
+from streams.changelog import Batch, Stretch, keep_batches, stretches
 from streams.offsets import end_offsets
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,12 @@ class Run:
     """Set when everything that the run asks for is safe: only this lets the commit pass."""
     follows: Run | None = None
     """The run that was handed out before it."""
+
+    @property
+    def first(self) -> int:
+        """Offset of the first record."""
+        offset: int = self.records[0].offset
+        return offset
 
     @property
     def last(self) -> int:
@@ -81,6 +88,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return answered
 
         coordinator._do_heartbeat = heard
+        keep_batches(self._consumer._fetcher, self.app.table.changelog_topic.get_topic_name())
 
     async def on_thread_stop(self) -> None:
         """Leaves the group, unless that takes longer than the group waits for a member: a rebalance may be under way
@@ -139,21 +147,19 @@ class Consumer(driver.Consumer):
             return
         returned: set[TP] = set()
         for tp, run in _dealt(records, self.app.run_events_max):
-            run.generation = generation
             if tp in returned or self.app.consumer_generation_id != generation:
                 continue  # of a partition that was assigned anew every position is new as well
             is_open = self.flow_active and (active is None or tp in active or tp in self._buffered_partitions)
-            is_source = tp.topic in self.app.sources
-            if is_source:
+            if isinstance(run, Run):
                 is_current, origin = opening is not None and opening is self._opening, self._committed_offset[tp]
             else:
                 is_current, origin = moves[tp] == self._moves[tp] and moves[tp] % 2 == 0, self._restored_from.get(tp)
             if not (is_open and is_current):
                 returned.add(tp)
-                first: int = run.records[0].offset
                 # A seek that has moved the partition meanwhile may have gone back further than this fetch began.
-                await self._give_back(tp, first if is_current or origin is None else min(first, origin))
-            elif is_source:
+                await self._give_back(tp, run.first if is_current or origin is None else min(run.first, origin))
+            elif isinstance(run, Run):
+                run.generation = generation
                 self._hand_out(tp, run)
                 self.app.lanes.put(run)
                 self.app.monitor.stream_inbound_time[tp] = time.monotonic()  # or Faust would take it for stuck
@@ -190,7 +196,7 @@ class Consumer(driver.Consumer):
     def _hand_out(self, tp: TP, run: Run) -> None:
         """Notes the run. It may come again, and be cut otherwise: some were lost on their way, others are handled."""
         delivered, again = self._delivered[tp], []
-        while delivered and delivered[-1].last >= run.records[0].offset:
+        while delivered and delivered[-1].last >= run.first:
             again.append(delivered.pop())
         run.handled = bool(again) and all(each.handled for each in again) and again[0].last >= run.last
         run.follows = delivered[-1] if delivered else None
@@ -329,13 +335,21 @@ class Transport(driver.Transport):
     Consumer = Consumer
 
 
-def _dealt(records: Mapping[Any, list[Any]], most: int) -> Iterator[tuple[TP, Run]]:
-    """Runs of at most `most` records, partition by partition in turn: none waits for all of another's records."""
-    waiting = deque((partition, batch, 0) for partition, batch in records.items() if batch)
+def _dealt(fetched: Mapping[Any, list[Any]], most: int) -> Iterator[tuple[TP, Run | Stretch]]:
+    """Runs of at most `most` records, or stretches where batches were fetched, partition by partition in turn: none
+    waits for all of another's records."""
+    waiting = deque((TP(*place), _cut(place, found, most)) for place, found in fetched.items() if found)
     while waiting:
-        partition, batch, first = waiting.popleft()
-        end = min(first + most, len(batch))
-        tp = TP(partition.topic, partition.partition)
-        yield tp, Run(tp.topic, tp.partition, batch[first:end])
-        if end < len(batch):
-            waiting.append((partition, batch, end))
+        tp, runs = waiting.popleft()
+        run = next(runs, None)
+        if run is not None:
+            yield tp, run
+            waiting.append((tp, runs))
+
+
+def _cut(place: Any, found: list[Any], most: int) -> Iterator[Run | Stretch]:
+    if isinstance(found[0], Batch):
+        yield from stretches(place.partition, found, most)
+    else:
+        for first in range(0, len(found), most):
+            yield Run(place.topic, place.partition, found[first : first + most])

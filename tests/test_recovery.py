@@ -15,10 +15,10 @@ from faust.types import TP
 from efficientrec.errors import SourceTruncated, StateUnwritable
 from streams import recovery
 from streams.app import create_app
+from streams.changelog import Stretch
 from streams.recovery import Recovery
 from streams.settings import Settings
 from streams.topics import Topics
-from streams.transport import Run
 
 CHANGELOG = TP(Topics.of(Settings()).changelog, 0)
 
@@ -109,8 +109,8 @@ def test_a_worker_that_stops_ends_its_recovery() -> None:
     assert not played(stopped)
 
 
-def records(first: int, last: int) -> Run:
-    return Run(CHANGELOG.topic, 0, [SimpleNamespace(offset=each) for each in range(first, last + 1)])
+def records(first: int, last: int) -> Stretch:
+    return Stretch(0, {}, first, last)
 
 
 class Disk:
@@ -120,10 +120,10 @@ class Disk:
         self.error = error
         self.runs: list[tuple[int, int]] = []
 
-    def restore(self, run: Run) -> None:
+    def restore(self, run: Stretch) -> None:
         if self.error is not None:
             raise self.error
-        self.runs.append((run.records[0].offset, run.last))
+        self.runs.append((run.first, run.last))
 
 
 def recovering(disk: Disk, highwater: int) -> Recovery:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import faust
@@ -25,9 +24,9 @@ from faust.types import TP
 
 from efficientrec.errors import EfficientRecError, StateCorrupt, StateMismatch, StateUnwritable
 from streams import table
+from streams.changelog import Stretch
 from streams.disk import IDENTITY_KEY, OFFSET_KEY
 from streams.table import ProfileTable, RowStore
-from streams.transport import Run
 
 FAR = 10**9
 """A fence that no disk is ahead of."""
@@ -577,19 +576,12 @@ def test_a_folder_that_stays_open_elsewhere_is_said(tmp_path: Path, monkeypatch:
     close(neighbour)
 
 
-def run(first: int, *pairs: tuple[bytes | None, bytes | None]) -> Run:
-    records: Any = [
-        SimpleNamespace(key=key, value=value, offset=first + place) for place, (key, value) in enumerate(pairs)
-    ]
-    return Run("changelog", 0, records)
-
-
-def test_recovery_takes_runs_with_deletes_and_fences(tmp_path: Path) -> None:
+def test_recovery_takes_rows_and_deletes(tmp_path: Path) -> None:
     rows = opened(tmp_path)
 
-    rows.restore(run(0, (b"a", b"1"), (b"b", b"1"), (b"a", b"2")))
-    rows.restore(run(3, (b"b", None), (b"\xfffence", None)))
+    rows.restore(Stretch(0, {b"a": b"1", b"b": b"1"}, 0, 2))
+    rows.restore(Stretch(0, {b"b": None, b"c": b"1"}, 3, 6))
 
-    assert rows.read(0, [b"a", b"b", b"\xfffence"]) == [b"2", None, None]
-    assert offset(rows) == 4
+    assert rows.read(0, [b"a", b"b", b"c"]) == [b"1", None, b"1"]
+    assert offset(rows) == 6
     close(rows)

@@ -14,6 +14,7 @@ from faust.types import TP
 
 from efficientrec.errors import SourceTruncated
 from streams.app import create_app
+from streams.changelog import Batch
 from streams.settings import Settings
 from streams.topics import Topics
 from streams.transport import Consumer, ConsumerThread, Run
@@ -38,8 +39,8 @@ class Fed(Consumer):
         self.fetched: Mapping[Any, list[Any]] = {}
         self.meanwhile = _ignored
         """What happens while a fetch is under way."""
-        self.restored: list[tuple[TP, list[int]]] = []
-        app.tables.recovery.restore = lambda tp, run: self.restored.append((tp, [each.offset for each in run.records]))
+        self.restored: list[tuple[TP, int, int]] = []
+        app.tables.recovery.restore = lambda tp, run: self.restored.append((tp, run.first, run.last))
         self.sought: list[tuple[TP, int]] = []
         self.committed: dict[TP, int] = {}
         self.commits: list[Mapping[TP, int]] = []
@@ -86,7 +87,7 @@ class Fed(Consumer):
     async def delivered(self, **fetched: Sequence[int]) -> list[Run]:
         """What comes to the lanes of a fetch: p0, p1, c0 = the offsets of its records; c of the changelog."""
         self.fetched = {
-            TopicPartition(TOPICS[name[0]], int(name[1:])): _records(name, at) for name, at in fetched.items()
+            TopicPartition(TOPICS[name[0]], int(name[1:])): _fetched(name, at) for name, at in fetched.items()
         }
         self.runs.clear()
         await self.deliver(1.0)
@@ -94,6 +95,12 @@ class Fed(Consumer):
 
 
 async def _ignored(*_: object) -> None: ...
+
+
+def _fetched(name: str, offsets: Sequence[int]) -> list[Any]:
+    """Of the changelog, each record is a batch."""
+    records = _records(name, offsets)
+    return [Batch(record.offset, [record]) for record in records] if name[0] == "c" else records
 
 
 def _records(name: str, offsets: Sequence[int]) -> list[ConsumerRecord[bytes | None, bytes | None]]:
@@ -286,7 +293,7 @@ def test_the_changelog_goes_to_disk_at_once_and_back_while_its_partition_is_paus
         consumer.pause_partitions({LOG})
         assert await consumer.delivered(c0=[8]) == []
 
-        assert consumer.restored == [(LOG, [1, 2]), (LOG, [7])]
+        assert consumer.restored == [(LOG, 1, 2), (LOG, 7, 7)]
         assert consumer.sought == [(LOG, 8)]
 
     asyncio.run(play())
@@ -323,7 +330,7 @@ def test_what_was_fetched_while_recovery_moved_a_changelog_does_not_go_to_disk(w
 
         consumer.meanwhile = _ignored
         await consumer.delivered(c0=[100, 101])
-        assert consumer.restored == [(LOG, [100, 101])]
+        assert consumer.restored == [(LOG, 100, 101)]
 
     asyncio.run(play())
 

@@ -14,9 +14,9 @@ from faust.types import TP
 
 from streams import logs, table
 from streams.app import run
+from streams.changelog import Stretch
 from streams.settings import Settings
 from streams.table import RowStore
-from streams.transport import Run
 from tests.integration.harness import Worker
 
 FILE = "RESTORED"
@@ -68,9 +68,9 @@ class NotingStore(RowStore):
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
         self._note(0)
 
-    def restore(self, run: Run) -> None:
+    def restore(self, run: Stretch) -> None:
         super().restore(run)
-        self._note(len(run.records))
+        self._note(len(run.rows))
 
     def _note(self, rows: int) -> None:
         os.write(self._notes, msgspec.json.encode(Note(rows, time.time(), time.process_time())) + b"\n")
