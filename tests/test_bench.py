@@ -54,7 +54,9 @@ def test_users_that_do_not_fit_on_the_disk_are_left_out() -> None:
 
 
 def test_a_flame_graph_shows_no_folder_of_this_machine() -> None:
-    picture = "<title>fold (/home/somebody/project/streams/worker.py:1)</title> /home/somebody/project/lib/numpy/core.py"
+    picture = (
+        "<title>fold (/home/somebody/project/streams/worker.py:1)</title> /home/somebody/project/lib/numpy/core.py"
+    )
 
     shown = without_paths(picture, [Path("/home/somebody/project"), Path("/home/somebody/project/lib")])
 

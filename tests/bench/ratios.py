@@ -1,13 +1,13 @@
 """The ratios that guard.py holds: each of two processor times of one run, measured in turn, so that neither another
-machine nor another load changes it much. No Kafka is needed.
+machine nor another load changes it much. Of each the least of several rounds counts, since what else the machine does
+can only add to it. No Kafka is needed.
 
-In this process, with the loop and the disk of a real worker and a broker that answers at once (as in scale.py), the
-least of some rounds each, since what else the machine does can only add to it:
+In this process, with the loop and the disk of a real worker and a broker that answers at once (as in scale.py):
 
 1. A list, and a run of a single event, against a kernel that never changes.
 2. A list where there are ten times as many users, and one where there are a hundred times as many items.
 
-On the embedded broker, the median of fewer rounds:
+On the embedded broker, in fewer rounds:
 
 3. A list of a saturated worker against one of an idiomatic agent, and one of raw aiokafka (as in throughput.py).
 4. A row that a worker restores from its changelog against one that raw aiokafka reads and forgets.
@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import statistics
 import tempfile
 import time
 from contextlib import ExitStack
@@ -123,25 +122,36 @@ def _served(folder: Path) -> dict[str, float]:
     model = folder / "model"
     save_toy(synthetic_model(), str(model))
     rows = packed(synthetic_model(), DISTINCT_ROWS)
-    agent, raw, restored = [], [], []
+    rounds: list[dict[str, float]] = []
     with machine.running_broker("embedded", folder / "broker") as (address, pid):
         _, other_core = machine.two_cores()
         machine.pin(pid, other_core)
         machine.pin(os.getpid(), other_core)
         for number in range(ROUNDS_SERVED):
-            ours = worker_round(world_at(address, folder / f"worker-{number}"), USERS)
-            theirs = idiomatic_round(world_at(address, folder / f"agent-{number}"), model, IDIOMATIC_USERS)
-            ceiling = raw_round(world_at(address, folder / f"raw-{number}"), USERS)
-            agent.append(100 * theirs.lists_per_core_second / ours.lists_per_core_second)
-            raw.append(ceiling.lists_per_core_second / ours.lists_per_core_second)
-            restored.append(_restored_to_read(world_at(address, folder / f"restored-{number}"), rows))
+
+            def world(kind: str, number: int = number) -> World:
+                return world_at(address, folder / f"{kind}-{number}")
+
+            restored, read = _restored_and_read(world("restored"), rows)
+            rounds.append(
+                {
+                    "worker": 1 / worker_round(world("worker"), USERS).lists_per_core_second,
+                    "agent": 1 / idiomatic_round(world("agent"), model, IDIOMATIC_USERS).lists_per_core_second,
+                    "raw": 1 / raw_round(world("raw"), USERS).lists_per_core_second,
+                    "restored": restored,
+                    "read": read,
+                }
+            )
+    least = {name: min(each[name] for each in rounds) for name in rounds[0]}
     return {
-        name: statistics.median(values) for name, values in (("agent", agent), ("raw", raw), ("restored", restored))
+        "agent": 100 * least["worker"] / least["agent"],
+        "raw": least["worker"] / least["raw"],
+        "restored": least["restored"] / least["read"],
     }
 
 
-def _restored_to_read(world: World, rows: list[bytes]) -> float:
-    """Processor time of a worker for a row that comes back, to that of this process for one that it reads."""
+def _restored_and_read(world: World, rows: list[bytes]) -> tuple[float, float]:
+    """Processor time of a worker for all rows that come back, and of this process for reading them."""
     try:
         world.create_topics()
         world.release(synthetic_model())
@@ -151,10 +161,10 @@ def _restored_to_read(world: World, rows: list[bytes]) -> float:
         worker.start()
         machine.pin(worker.process.pid, machine.two_cores()[0])
         world.wait_until(lambda: sum(note.rows for note in worker.notes()) >= ROWS, "all rows are back")
-        read = asyncio.run(_reading_seconds(world))
         notes = [note for note in worker.notes() if note.rows]
         later = sum(note.rows for note in notes[1:])
-        return (notes[-1].cpu_seconds - notes[0].cpu_seconds) / later / (read / ROWS)
+        restoring = (notes[-1].cpu_seconds - notes[0].cpu_seconds) / later * ROWS
+        return restoring, asyncio.run(_reading_seconds(world))
     finally:
         world.close()
 
