@@ -11,25 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
 from tests.bench import machine
-from tests.bench.traffic import now_ms, outcomes, poured, producer_for
-from tests.bench.watched import PARTITIONS, event_of, serving, world_of
+from tests.bench.traffic import now_ms, outcomes, poured, producer_for, until_handled
+from tests.bench.watched import LIMIT_SECONDS, PARTITIONS, event_of, serving, world_of
 from tests.integration.harness import KeyValue, World
 
 EVENTS_PER_SECOND = 40_000
-"""More than a worker has ever handled."""
+"""More than a worker handles."""
+WARM_EVENTS = 5000
+"""Handled before the recording begins."""
 SAMPLES_PER_SECOND = 200
-WARM_SECONDS = 1.0
 ROOT = Path(__file__).parents[2]
 PY_SPY = Path(sys.executable).with_name("py-spy")
 
@@ -42,17 +41,15 @@ def record(broker: str, seconds: float, to: Path, console: Console) -> None:
         machine.pin(os.getpid(), other_core)
         with serving(world_of(broker, address, Path(name) / "world")) as (world, worker):
             machine.pin(worker.process.pid, worker_core)
-            events = int(EVENTS_PER_SECOND * (seconds + WARM_SECONDS))
-            worker.process.send_signal(signal.SIGSTOP)
+            events = int(EVENTS_PER_SECOND * seconds)
             asyncio.run(_poured(world, events))
-            worker.process.send_signal(signal.SIGCONT)
-            time.sleep(WARM_SECONDS)
+            before = outcomes(asyncio.run(until_handled(worker, WARM_EVENTS, LIMIT_SECONDS))).handled
             picture = _recorded(worker.process.pid, seconds, Path(name))
-            handled = outcomes(worker.metrics()).handled
-    assert handled < events, "the worker had handled everything before the end"
+            after = outcomes(worker.metrics()).handled
+    assert before < after < events, f"of {events} events {before} were handled at the beginning, {after} at the end"
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(without_paths(picture, [PY_SPY.parent, ROOT, *map(Path, filter(None, sys.path))]))
-    console.print(f"{to}: {seconds:g} s of a worker that has {handled:,} of {events:,} events behind it")
+    console.print(f"{to}: {seconds:g} s in which the worker handled {after - before:,} of {events:,} events")
 
 
 def _recorded(pid: int, seconds: float, folder: Path) -> str:

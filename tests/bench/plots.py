@@ -58,14 +58,13 @@ def throughput(figures: dict[str, Any]) -> Figure:
     """Lists per core-second of the worker, between what is written by the book and what the client alone can do."""
     picture, (axes,) = _panels(1, 5.5, 2.2)
     shown = {
-        "idiomatic Faust agent": (figures["idiomatic_per_core_second"], GREY),
-        "worker": (figures["lists_per_core_second"], BLUE),
-        "raw aiokafka,\nno arithmetic": (figures["raw_per_core_second"], SKY),
+        "idiomatic Faust agent": ("idiomatic_per_core_second", GREY),
+        "worker": ("lists_per_core_second", BLUE),
+        "raw aiokafka,\nno arithmetic": ("raw_per_core_second", SKY),
     }
-    values = [each["median"] for each, _ in shown.values()]
-    bars = axes.barh(
-        list(shown), values, xerr=_whiskers([each for each, _ in shown.values()]), color=[c for _, c in shown.values()]
-    )
+    values = [figures[name] for name, _ in shown.values()]
+    whiskers = _whiskers([figures["spread"][name] for name, _ in shown.values()])
+    bars = axes.barh(list(shown), values, xerr=whiskers, color=[colour for _, colour in shown.values()])
     axes.bar_label(bars, [f"{each:,.0f}" for each in values], padding=6)
     axes.margins(x=0.15)
     axes.set_xlabel("lists per core-second (median, least and most)")

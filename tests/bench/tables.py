@@ -22,14 +22,14 @@ def throughput(figures: dict[str, Any]) -> Iterator[Table | str]:
         ("idiomatic agent", "idiomatic_per_second", "idiomatic_per_core_second"),
         ("raw aiokafka", "raw_per_second", "raw_per_core_second"),
     ):
-        seconds = 1000 / figures[per_core]["median"]
-        table.add_row(name, f"{figures[per_second]:,.0f}", shown(figures[per_core], 0), f"{seconds:.3f}")
+        seconds = 1000 / figures[per_core]
+        table.add_row(name, f"{figures[per_second]:,.0f}", shown(figures["spread"][per_core], 0), f"{seconds:.3f}")
     table.add_row("worker to agent", f"{figures['ratio']:.1f}", f"{figures['ratio_per_core_second']:.1f}", "")
     yield table
     played = figures["replay"]
     yield (
         f"{played['events']:,} events of {played['data']}: {played['events_per_second']:,.0f} events a second, "
-        f"{shown(played['events_per_core_second'], 0)} per core-second; {played['lists']:,.0f} lists"
+        f"{shown(figures['spread']['replay_events_per_core_second'], 0)} per core-second; {played['lists']:,.0f} lists"
     )
     steps = ", ".join(f"{stage} {spent:.1f}" for stage, spent in figures["microseconds_per_list"].items())
     yield f"The worker's steps, µs per list on its clock: {steps}"
@@ -165,21 +165,15 @@ def cores(figures: dict[str, Any]) -> Iterator[Table | str]:
 
 def scale(figures: dict[str, Any]) -> Iterator[Table | str]:
     for title in ("users", "items", "events"):
-        table = Table(
-            *(title, "CPU µs per list", "reading rows", "wall µs per list"),
-            *("bytes of a row", "a user on disk", "in memory"),
-        )
+        table = Table(title, "CPU µs per list", "reading", "wall", "bytes of a row", "a user on disk", "in memory")
         for size, part in figures[title]["sizes"].items():
             table.add_row(
                 f"{int(size):,}",
                 shown(part["microseconds_per_list"]),
-                shown(part["microseconds_reading"]),
-                shown(part["wall_microseconds_per_list"]),
-                f"{part['row_bytes']:,.0f}",
-                f"{part['disk_bytes_per_user']:,.0f}",
-                f"{part['memory_bytes_per_user']:,.1f}",
+                *(f"{part[name]['median']:,.1f}" for name in ("microseconds_reading", "wall_microseconds_per_list")),
+                *(f"{part[name]:,.0f}" for name in ("row_bytes", "disk_bytes_per_user", "memory_bytes_per_user")),
             )
-        table.add_row("greatest to least", f"{figures[title]['ratio']:.2f}", "", f"{figures[title]['wall_ratio']:.2f}")
+        table.add_row("ratio", f"{figures[title]['ratio']:.2f}", "", f"{figures[title]['wall_ratio']:.2f}")
         yield table
 
 

@@ -87,33 +87,42 @@ def measure(broker: str, users: int, idiomatic_users: int, rounds: int, data: Pa
                 )
                 ceilings.append(raw_round(world_at(address, folder / f"raw-{number}"), users))
                 replays.append(_replay_round(world_at(address, folder / f"replay-{number}"), played))
-    lists_per_second = spread(each.lists_per_second for each in ours)["median"]
-    idiomatic_per_second = spread(each.lists_per_second for each in theirs)["median"]
-    per_core = spread(each.lists_per_core_second for each in ours)
-    idiomatic_per_core = spread(each.lists_per_core_second for each in theirs)
+    lists_per_second = statistics.median(each.lists_per_second for each in ours)
+    idiomatic_per_second = statistics.median(each.lists_per_second for each in theirs)
+    spreads = {
+        "lists_per_core_second": spread(each.lists_per_core_second for each in ours),
+        "idiomatic_per_core_second": spread(each.lists_per_core_second for each in theirs),
+        "raw_per_core_second": spread(each.lists_per_core_second for each in ceilings),
+        "replay_events_per_core_second": spread(len(played) / each.cpu_seconds for each in replays),
+    }
+    per_core, idiomatic_per_core, raw_per_core, replay_per_core = (each["median"] for each in spreads.values())
     return {
         "broker": broker,
         "pinned": worker_core is not None,
         "records_per_second_distinct": lists_per_second,  # every record is another user's: one list for each
         "lists_per_second_distinct": lists_per_second,
         "lists_per_core_second": per_core,
+        "cpu_seconds_per_1000_lists": 1000 / per_core,
         "idiomatic_per_second": idiomatic_per_second,
         "idiomatic_per_core_second": idiomatic_per_core,
+        "idiomatic_cpu_seconds_per_1000_lists": 1000 / idiomatic_per_core,
         "ratio": lists_per_second / idiomatic_per_second,
-        "ratio_per_core_second": per_core["median"] / idiomatic_per_core["median"],
+        "ratio_per_core_second": per_core / idiomatic_per_core,
         "microseconds_per_list": {
             stage: 1e6 * statistics.median(each.stages[stage] / (each.lists + WARM_USERS) for each in ours)
             for stage in STAGES
         },
-        "raw_per_second": spread(each.lists_per_second for each in ceilings)["median"],
-        "raw_per_core_second": spread(each.lists_per_core_second for each in ceilings),
+        "raw_per_second": statistics.median(each.lists_per_second for each in ceilings),
+        "raw_per_core_second": raw_per_core,
         "replay": {
             "data": data.name,
             "events": len(played),
             "lists": statistics.median(each.lists for each in replays),
             "events_per_second": statistics.median(len(played) / each.seconds for each in replays),
-            "events_per_core_second": spread(len(played) / each.cpu_seconds for each in replays),
+            "events_per_core_second": replay_per_core,
+            "lists_per_core_second": statistics.median(each.lists_per_core_second for each in replays),
         },
+        "spread": spreads,
         "rounds": {
             "worker": [msgspec.to_builtins(each) for each in ours],
             "idiomatic": [msgspec.to_builtins(each) for each in theirs],
