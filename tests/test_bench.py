@@ -18,19 +18,19 @@ FIRST, SECOND, THIRD = {"a": 10.0, "b": 2.0}, {"a": 10.2, "b": 2.8}, {"a": 9.0, 
 def test_the_guard_names_what_is_slower_than_its_noise_and_nothing_else() -> None:
     stored = guard.held([FIRST, SECOND, THIRD])
 
-    quiet, noisy = guard.compared(stored, {"a": 10.9, "b": 3.5})
-    slow, fast = guard.compared(stored, {"a": 11.2, "b": 1.0})
+    quiet, noisy = guard.compared(stored, {"a": 11.4, "b": 3.5})
+    slow, fast = guard.compared(stored, {"a": 11.7, "b": 1.0})
 
     assert (quiet.is_beyond, noisy.is_beyond) == (False, False)
     assert (slow.is_beyond, fast.is_beyond) == (True, False)
-    assert (slow.name, round(slow.slower, 2)) == ("a", 0.12)
+    assert (slow.name, round(slow.slower, 2)) == ("a", 0.17)
     assert guard.compared(stored, {"a": 10.0, "b": 3.7})[1].is_beyond
 
 
-def test_the_margin_is_twice_the_noise_and_a_tenth_at_least() -> None:
+def test_the_margin_is_twice_the_noise_and_no_less_than_the_least() -> None:
     stored = guard.held([FIRST, SECOND, THIRD])
 
-    assert stored["a"] == {"median": 10.0, "least": 9.0, "most": 10.2, "margin": 0.1}
+    assert stored["a"] == {"median": 10.0, "least": 9.0, "most": 10.2, "margin": guard.MARGIN_LEAST}
     assert stored["b"]["margin"] == pytest.approx(0.8)
 
 

@@ -2,7 +2,7 @@
 machine that gave them.
 
 The margin of a ratio comes from the runs that were stored: twice as far as the one that lay furthest above their
-median, and a tenth at least.
+median, and 15% at least: on a crowded machine two runs of the same commit were 11% apart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.bench.ratios import RATIOS, measured
 FILE = Path(__file__).with_name("guard.json")
 RUNS = 5
 """That are stored."""
-MARGIN_LEAST = 0.1
+MARGIN_LEAST = 0.15
 DEVIATIONS = 2.0
 
 
