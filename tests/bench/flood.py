@@ -16,6 +16,7 @@ import asyncio
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,8 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
-from streams.placement import partition_of
 from tests.bench import machine
-from tests.bench.traffic import lag, outcomes, steady, until_handled
+from tests.bench.traffic import lag, outcomes, poured, steady, until_handled
 from tests.bench.watched import (
     LIMIT_SECONDS,
     PARTITIONS,
@@ -151,23 +151,15 @@ async def _one_user(world: World, worker: Worker, events: int) -> dict[str, Any]
     """Part (b)."""
     async with watched(world) as (producer, _):
         before = machine.footprint(worker.process.pid)
-        peaks: list[int] = []
-
-        async def watch() -> None:
-            while True:
-                peaks.append(machine.footprint(worker.process.pid).rss)
-                await asyncio.sleep(0.2)
-
-        watching = asyncio.create_task(watch())
         cpu, begun = machine.cpu_seconds(worker.process.pid), time.perf_counter()
-        await _poured(producer, world, events)
-        produced = time.perf_counter() - begun
-        metrics = await until_handled(worker, WARM_USERS + events, LIMIT_SECONDS)
-        seconds = time.perf_counter() - begun
-        cpu = machine.cpu_seconds(worker.process.pid) - cpu
-        await asyncio.sleep(5)
-        watching.cancel()
-        after = machine.footprint(worker.process.pid)
+        async with machine.peak_rss(worker.process.pid) as peak:
+            await poured(producer, world.topics.interactions, PARTITIONS, _his_events(events))
+            produced = time.perf_counter() - begun
+            metrics = await until_handled(worker, WARM_USERS + events, LIMIT_SECONDS)
+            seconds = time.perf_counter() - begun
+            cpu = machine.cpu_seconds(worker.process.pid) - cpu
+            await asyncio.sleep(5)
+            after = machine.footprint(worker.process.pid)
     return {
         "events": events,
         "seconds_to_produce": produced,
@@ -175,25 +167,15 @@ async def _one_user(world: World, worker: Worker, events: int) -> dict[str, Any]
         "events_per_second": events / seconds,
         "cpu_seconds": cpu,
         "lists": outcomes(metrics).lists - WARM_USERS,
-        "rss": {"before": before.rss, "peak": max(peaks), "after": after.rss},
+        "rss": {"before": before.rss, "peak": peak(), "after": after.rss},
         "anonymous": {"before": before.anonymous, "after": after.anonymous},
         "load": machine.load(),
     }
 
 
-async def _poured(producer: Any, world: World, events: int) -> None:
-    """One user's events, in batches that are made here, as fast as the broker takes them."""
-    partition = partition_of(HOT.encode(), PARTITIONS)
-    topic, batch, sent = world.topics.interactions, producer.create_batch(), []
+def _his_events(events: int) -> Iterator[KeyValue]:
     for number in range(events):
-        value = event_of(HOT, number, START + 1000 * number, named=number % NAMED == 0)
-        if batch.append(key=HOT.encode(), value=value, timestamp=None) is None:
-            sent.append(await producer.send_batch(batch, topic, partition=partition))
-            await asyncio.sleep(0)
-            batch = producer.create_batch()
-            batch.append(key=HOT.encode(), value=value, timestamp=None)
-    sent.append(await producer.send_batch(batch, topic, partition=partition))
-    await asyncio.gather(*sent)
+        yield HOT.encode(), event_of(HOT, number, START + 1000 * number, named=number % NAMED == 0)
 
 
 async def _new_users(world: World, worker: Worker, seconds: float) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tests.kafka import native_kafka
 
 PACKAGES = ("aiokafka", "faust-streaming", "msgspec", "numba", "numpy", "rocksdict")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+LOOK_SECONDS = 0.2
+"""Between two looks at a process's memory."""
 
 
 def described() -> dict[str, object]:
@@ -81,6 +84,26 @@ def footprint(pid: int) -> Footprint:
         table_files=sum(target.endswith(".sst") for target in targets),
         threads=sum(1 for _ in (folder / "task").iterdir()),
     )
+
+
+@asynccontextmanager
+async def peak_rss(pid: int) -> AsyncIterator[Callable[[], int]]:
+    """The most bytes in memory that a process was seen to hold since the block began."""
+    peak = footprint(pid).rss
+
+    async def watch() -> None:
+        nonlocal peak
+        while True:
+            peak = max(peak, footprint(pid).rss)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield lambda: peak
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
 
 
 def _target(link: Path) -> str:

@@ -6,11 +6,11 @@ one process, with a broker that answers at once.
 3. Events: users with longer and longer histories.
 
 Each is measured at all its sizes in turn, several rounds: one more event of each of some thousand users, drawn anew. A
-cost is processor time of the whole process, RocksDB's threads included, over the lists made. The ratio is that of the
-greatest median to the least.
+cost is processor time of the whole process, RocksDB's threads included, over the lists made; beside it stands the time
+on the clock, in which reads from the disk show. The ratio is that of the greatest median to the least.
 
-Rows are made for some users and copied to the others under their names; pages of the files that fit into memory come
-from there and not from the disk, whatever the size of the block cache.
+Rows are made for some users and copied to the others under their names, in the order of these; pages of the files that
+fit into memory come from there and not from the disk, whatever the size of the block cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,14 @@ from tests.bench.alone import (
     BLOCK_CACHE_BYTES,
     handle,
     loop_of,
+    memory_bytes,
     opened,
     run_of,
     stage_seconds,
     write_progress,
     write_rows,
 )
-from tests.bench.histories import FULL, packed
+from tests.bench.histories import FULL, name_of, packed
 from tests.bench.spread import spread
 from tests.bench.synthetic import synthetic_model
 
@@ -54,8 +55,8 @@ RUN_EVENTS = 2000
 EVENTS_MADE = 1_600_000
 """Most events that are folded into rows before these are copied: some seconds' worth."""
 ROWS_MADE = 2000
-ROW_BYTES = 4096
-"""The most that a row can have, and room for it while RocksDB merges its files."""
+ROW_BYTES = 3000
+"""On disk a full row takes half of it; the rest is room for RocksDB to merge files in."""
 QUIET_SECONDS = 0.5
 
 
@@ -79,22 +80,34 @@ class Size:
         _until_quiet()
         self._loop, self._metrics = loop_of(self._store, model)
         self.costs: list[float] = []
-        """µs per list, of each round."""
+        """µs of processor time per list, of each round."""
         self.reads: list[float] = []
-        """Of these, µs on the loop's clock for reading rows."""
+        """Of these, for reading rows."""
+        self.walls: list[float] = []
+        """µs on the clock per list."""
 
-    def play(self, lists: int, rng: np.random.Generator) -> None:
+    def play(self, lists: int, rng: np.random.Generator, run_events: int = RUN_EVENTS) -> None:
         """One round: one more event of each of so many users."""
-        chosen = [f"user-{user}" for user in rng.choice(self.users, lists, replace=False).tolist()]
+        chosen = [name_of(user) for user in rng.choice(self.users, lists, replace=False).tolist()]
         runs = [
-            run_of(chosen[first : first + RUN_EVENTS], self._offset + first, self._items)
-            for first in range(0, lists, RUN_EVENTS)
+            run_of(chosen[first : first + run_events], self._offset + first, self._items)
+            for first in range(0, lists, run_events)
         ]
         self._offset += lists
-        before, begun = stage_seconds(self._metrics)["read"], time.process_time()
+        before, begun, wall = stage_seconds(self._metrics)["read"], time.process_time(), time.perf_counter()
         handle(self._loop, runs)
         self.costs.append(1e6 * (time.process_time() - begun) / lists)
+        self.walls.append(1e6 * (time.perf_counter() - wall) / lists)
         self.reads.append(1e6 * (stage_seconds(self._metrics)["read"] - before) / lists)
+
+    def warm(self, lists: int, rng: np.random.Generator) -> None:
+        """A round that does not count: kernels, connections, caches."""
+        self.play(lists, rng)
+        for values in (self.costs, self.reads, self.walls):
+            values.clear()
+
+    def memory_bytes(self) -> int:
+        return memory_bytes(self._store)
 
     def close(self) -> None:
         asyncio.run(self._store.on_stop())
@@ -102,10 +115,16 @@ class Size:
 
 def measure(users_most: int, lists: int, rounds: int, items_most: int, console: Console) -> dict[str, Any]:
     """The figures of all three. users_most, items_most: sizes beyond these are left out."""
-    counts = _tens(USERS, users_most)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _check_room(folder, sum(counts))
+        wanted, free = tens(USERS, users_most), shutil.disk_usage(folder).free
+        counts = fitting(wanted, free)
+        if counts != wanted:
+            console.print(
+                f"No room for the rows of {wanted[-1]:,} users: with the others' they need {_gibibytes(sum(wanted))}, "
+                f"and {folder.parent} has {free / 2**30:,.1f} GiB free. It goes on with {counts[-1]:,} users; TMPDIR "
+                "may name a larger folder"
+            )
         model = synthetic_model()
         figures = {
             "users": _grown(counts, lambda users, at: Size(at, model, users), folder / "users", lists, rounds, console),
@@ -156,9 +175,7 @@ def _grown(
             stack.callback(sizes[count].close)
             console.print(f"{folder.name}: {count:,} after {time.perf_counter() - begun:.1f} s")
         for size in sizes.values():
-            size.play(min(lists, size.users), rng)  # not counted: kernels, connections, caches
-            size.costs.clear()
-            size.reads.clear()
+            size.warm(min(lists, size.users), rng)
         for _ in range(rounds):
             for size in sizes.values():
                 size.play(min(lists, size.users), rng)
@@ -166,30 +183,53 @@ def _grown(
             str(count): {
                 "microseconds_per_list": spread(size.costs),
                 "microseconds_reading": spread(size.reads),
+                "wall_microseconds_per_list": spread(size.walls),
                 "row_bytes": size.row_bytes,
                 "disk_bytes_per_user": size.bytes_per_user,
+                "memory_bytes_per_user": size.memory_bytes() / size.users,
             }
             for count, size in sizes.items()
         }
-    medians = [each["microseconds_per_list"]["median"] for each in found.values()]
-    return {"sizes": found, "ratio": max(medians) / min(medians)}
+    return {
+        "sizes": found,
+        "ratio": _ratio(found, "microseconds_per_list"),
+        "wall_ratio": _ratio(found, "wall_microseconds_per_list"),
+    }
 
 
-def _tens(least: int, most: int) -> list[int]:
-    """least, ten times that, and so on up to most; least at least."""
+def _ratio(found: Mapping[str, dict[str, Any]], name: str) -> float:
+    medians = [each[name]["median"] for each in found.values()]
+    return float(max(medians) / min(medians))
+
+
+def tens(least: int, most: int) -> list[int]:
+    """least, ten times that, and so on up to most; least at least.
+
+    >>> tens(10, 5000)
+    [10, 100, 1000]
+    """
     found = [least]
     while found[-1] * 10 <= most:
         found.append(found[-1] * 10)
     return found
 
 
-def _check_room(folder: Path, users: int) -> None:
-    needed, free = users * ROW_BYTES, shutil.disk_usage(folder).free
-    if needed > free:
-        raise SystemExit(
-            f"the rows of {users:,} users need up to {needed / 2**30:,.1f} GiB; {folder} has {free / 2**30:,.1f} GiB "
-            "free. Name a larger folder in TMPDIR, or fewer users"
-        )
+def fitting(counts: Sequence[int], free: int) -> list[int]:
+    """Those numbers of users, least first, whose rows have room beside each other on a disk with so many free bytes.
+
+    >>> fitting([10_000, 100_000], free=100_000_000)
+    [10000]
+    """
+    found = list(counts)
+    while sum(found) * ROW_BYTES > free:
+        if len(found) == 1:
+            raise SystemExit(f"the rows of {found[0]:,} users need {_gibibytes(found[0])}; name a larger TMPDIR")
+        found.pop()
+    return found
+
+
+def _gibibytes(users: int) -> str:
+    return f"{users * ROW_BYTES / 2**30:,.1f} GiB"
 
 
 def _until_quiet() -> None:

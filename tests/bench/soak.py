@@ -27,6 +27,7 @@ from efficientrec.interactions import key_of
 from efficientrec.model import Model
 from streams.records import Interaction, encode
 from tests.bench import machine
+from tests.bench.spread import spread
 from tests.bench.synthetic import synthetic_model
 from tests.bench.traffic import lag, now_ms, outcomes, producer_for, steady, until_handled
 from tests.integration.harness import KeyValue, Worker, World
@@ -172,7 +173,7 @@ def soak(
         "lists": samples[-1].lists,
         "send_failures": samples[-1].send_failures,
         "lag_most": max(sample.lag for sample in samples),
-        "load": _spread([sample.load for sample in samples]),
+        "load": spread(sample.load for sample in samples),
         **_compared(samples, seconds),
         **checked,
         "exit_status": stopped,
@@ -290,7 +291,3 @@ def _checked(world: World) -> dict[str, Any]:
         "rows_different": sum(rows.get(key) != row for key, row in expected.items()) + len(rows.keys() - expected),
         "check_seconds": time.perf_counter() - begun,
     }
-
-
-def _spread(values: list[float]) -> tuple[float, float]:
-    return min(values), max(values)

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable
+import venv
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from packaging.requirements import Requirement
 from rich.console import Console
 
 from tests.bench import machine
@@ -39,7 +39,7 @@ LOOK_SECONDS = 0.05
 IDLE_SECONDS = 2.0
 """After the first list, before the worker's memory is looked at."""
 STEPS = ("answers", "assigned", "listed")
-PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+ROOT = Path(__file__).parents[2]
 
 
 class CachingWorker(Worker):
@@ -137,29 +137,12 @@ def _told(starts: list[Start]) -> dict[str, Any]:
 
 
 def installed_bytes() -> int | None:
-    """Files of the packages that a worker needs, without Python and the project itself; None where one is missing."""
-    wanted = tomllib.loads(PROJECT.read_text())["project"]["dependencies"]
-    try:
-        return sum(_bytes_of(name) for name in _closure(wanted))
-    except PackageNotFoundError:
-        return None
-
-
-def _closure(wanted: Iterable[str]) -> set[str]:
-    """Names of the packages that these requirements lead to."""
-    found: set[tuple[str, str]] = set()
-    waiting = [Requirement(each) for each in wanted]
-    while waiting:
-        requirement = waiting.pop()
-        for extra in ("", *requirement.extras):
-            if (requirement.name.lower(), extra) in found:
-                continue
-            found.add((requirement.name.lower(), extra))
-            needed = [Requirement(each) for each in distribution(requirement.name).requires or []]
-            waiting += [each for each in needed if each.marker is None or each.marker.evaluate({"extra": extra})]
-    return {name for name, _ in found}
-
-
-def _bytes_of(name: str) -> int:
-    paths = [Path(str(file.locate())) for file in distribution(name).files or []]
-    return sum(path.stat().st_size for path in paths if path.is_file())
+    """Files of a fresh environment with the packages that a worker needs, without Python and the project itself; None
+    where they cannot be had. There is no container engine here that could make an image: this is what would grow it."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    with tempfile.TemporaryDirectory() as name:
+        venv.create(name, with_pip=False, symlinks=True)
+        pip = [sys.executable, "-m", "pip", "--python", name, "install", "--quiet", "-c", str(ROOT / "constraints.txt")]
+        if subprocess.run([*pip, *wanted], check=False).returncode:
+            return None
+        return machine.folder_bytes(Path(name) / "lib")

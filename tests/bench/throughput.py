@@ -36,6 +36,7 @@ from streams.records import Interaction, Trigger, rfc3339
 from tests.bench import machine, raw
 from tests.bench.histories import history
 from tests.bench.idiomatic import Task
+from tests.bench.spread import spread
 from tests.bench.synthetic import ITEMS, synthetic_model
 from tests.bench.traffic import outcomes, until_handled
 from tests.integration.harness import KeyValue, World
@@ -80,14 +81,21 @@ def measure(broker: str, users: int, idiomatic_users: int, rounds: int, data: Pa
             machine.pin(pid, other_core)
             machine.pin(os.getpid(), other_core)
             for number in range(rounds):
-                ours.append(_worker_round(_world(address, folder / f"worker-{number}"), users))
-                theirs.append(_idiomatic_round(_world(address, folder / f"idiomatic-{number}"), model, idiomatic_users))
-                ceilings.append(_raw_round(_world(address, folder / f"raw-{number}"), users))
-                replays.append(_replay_round(_world(address, folder / f"replay-{number}"), played))
+                ours.append(worker_round(world_at(address, folder / f"worker-{number}"), users))
+                theirs.append(
+                    idiomatic_round(world_at(address, folder / f"idiomatic-{number}"), model, idiomatic_users)
+                )
+                ceilings.append(raw_round(world_at(address, folder / f"raw-{number}"), users))
+                replays.append(_replay_round(world_at(address, folder / f"replay-{number}"), played))
     lists_per_second = statistics.median(each.lists_per_second for each in ours)
     idiomatic_per_second = statistics.median(each.lists_per_second for each in theirs)
-    per_core = statistics.median(each.lists_per_core_second for each in ours)
-    idiomatic_per_core = statistics.median(each.lists_per_core_second for each in theirs)
+    spreads = {
+        "lists_per_core_second": spread(each.lists_per_core_second for each in ours),
+        "idiomatic_per_core_second": spread(each.lists_per_core_second for each in theirs),
+        "raw_per_core_second": spread(each.lists_per_core_second for each in ceilings),
+        "replay_events_per_core_second": spread(len(played) / each.cpu_seconds for each in replays),
+    }
+    per_core, idiomatic_per_core, raw_per_core, replay_per_core = (each["median"] for each in spreads.values())
     return {
         "broker": broker,
         "pinned": worker_core is not None,
@@ -105,21 +113,16 @@ def measure(broker: str, users: int, idiomatic_users: int, rounds: int, data: Pa
             for stage in STAGES
         },
         "raw_per_second": statistics.median(each.lists_per_second for each in ceilings),
-        "raw_per_core_second": statistics.median(each.lists_per_core_second for each in ceilings),
+        "raw_per_core_second": raw_per_core,
         "replay": {
             "data": data.name,
             "events": len(played),
             "lists": statistics.median(each.lists for each in replays),
             "events_per_second": statistics.median(len(played) / each.seconds for each in replays),
-            "events_per_core_second": statistics.median(len(played) / each.cpu_seconds for each in replays),
+            "events_per_core_second": replay_per_core,
             "lists_per_core_second": statistics.median(each.lists_per_core_second for each in replays),
         },
-        "spread": {
-            "lists_per_core_second": _spread([each.lists_per_core_second for each in ours]),
-            "idiomatic_per_core_second": _spread([each.lists_per_core_second for each in theirs]),
-            "raw_per_core_second": _spread([each.lists_per_core_second for each in ceilings]),
-            "replay_events_per_core_second": _spread([len(played) / each.cpu_seconds for each in replays]),
-        },
+        "spread": spreads,
         "rounds": {
             "worker": [msgspec.to_builtins(each) for each in ours],
             "idiomatic": [msgspec.to_builtins(each) for each in theirs],
@@ -129,16 +132,14 @@ def measure(broker: str, users: int, idiomatic_users: int, rounds: int, data: Pa
     }
 
 
-def _spread(values: list[float]) -> tuple[float, float]:
-    return min(values), max(values)
-
-
-def _world(address: str, folder: Path) -> World:
+def world_at(address: str, folder: Path) -> World:
+    """A world of one round, in a new folder."""
     folder.mkdir()
     return World(address, folder, partitions=PARTITIONS, session_timeout_seconds=SESSION_SECONDS)
 
 
-def _worker_round(world: World, users: int) -> Round:
+def worker_round(world: World, users: int) -> Round:
+    """Of the worker, with what each of its steps took."""
     try:
         world.create_topics()
         world.release(synthetic_model())
@@ -153,7 +154,8 @@ def _worker_round(world: World, users: int) -> Round:
         world.close()
 
 
-def _idiomatic_round(world: World, model: Path, users: int) -> Round:
+def idiomatic_round(world: World, model: Path, users: int) -> Round:
+    """Of the agent."""
     world.create_topics()
     task = Task(
         broker=world.settings.broker,
@@ -167,7 +169,8 @@ def _idiomatic_round(world: World, model: Path, users: int) -> Round:
     return _process_round(world, "tests.bench.idiomatic", task, users)
 
 
-def _raw_round(world: World, users: int) -> Round:
+def raw_round(world: World, users: int) -> Round:
+    """Of raw aiokafka."""
     world.create_topics()
     row_bytes, list_bytes = _bytes_of_a_user()
     task = raw.Task(

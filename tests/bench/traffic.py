@@ -1,19 +1,21 @@
-"""Interactions at a steady pace, whatever becomes of them, and what the worker's metrics say of them.
+"""Interactions at a steady pace or all at once, and what the worker's metrics say of them.
 
-The loop is open: an event is due at its moment and bears that moment as its time, whether or not the broker or the
-sender is late with it. So a list's delay, counted from there, leaves no waiting out.
+At a steady pace the loop is open: an event is due at its moment and bears that moment as its time, whether or not the
+broker or the sender is late with it. So a list's delay, counted from there, leaves no waiting out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaProducer
 
+from streams.placement import partition_of
 from tests.integration.harness import KeyValue, Worker, World
 
 TICK_SECONDS = 0.002
@@ -57,6 +59,24 @@ async def steady(
     if failures:
         raise failures[0]
     return total
+
+
+async def poured(producer: Any, topic: str, partitions: int, records: Iterable[KeyValue]) -> None:
+    """Sends the records as fast as the broker takes them, in batches that are made here; returns once it has them."""
+    place_of = cache(lambda key: partition_of(key, partitions))
+    batches = [producer.create_batch() for _ in range(partitions)]
+    sent = []
+    for key, value in records:
+        place = place_of(key)
+        if batches[place].append(key=key, value=value, timestamp=None) is None:
+            sent.append(await producer.send_batch(batches[place], topic, partition=place))
+            await asyncio.sleep(0)
+            batches[place] = producer.create_batch()
+            batches[place].append(key=key, value=value, timestamp=None)
+    for place, batch in enumerate(batches):
+        if batch.record_count():
+            sent.append(await producer.send_batch(batch, topic, partition=place))
+    await asyncio.gather(*sent)
 
 
 class Outcomes(msgspec.Struct):

@@ -247,6 +247,29 @@ def test_before_the_first_model_popularity_serves_and_survives_restarts(world: W
     expect_exact_rows(world, world.rows())
 
 
+def test_after_an_outage_the_waiting_events_of_a_user_give_one_list_and_each_counts(world: World) -> None:
+    world.create_topics()
+    world.release(toy_model())
+    (worker,) = world.start("only")
+    users = [f"user-{number}" for number in range(8)]
+    world.interact(*(like(user, "a1", START) for user in users))
+    world.wait_until_handled()
+    assert worker.stop() == 0, worker.output()
+    before = len(world.lists())
+
+    for number in range(1, 21):  # produced in rounds, so that no user's events are neighbours
+        world.interact(*(like(user, ITEMS[number % 16], START + number) for user in users))
+    worker.start()
+    world.wait_until_handled()
+
+    again = world.lists()[before:]
+    assert len(again) == len(users), [(each.user_id, each.trigger.offset) for each in again]
+    rows = world.rows()
+    assert {int(np.frombuffer(rows[user.encode()], HEADER, 1)["events"][0]) for user in users} == {21}
+    expect_exact_rows(world, rows)
+    expect_last_lists(world)
+
+
 def test_a_worker_without_its_topics_or_with_other_partitions_says_so_and_ends(address: str, tmp_path: Path) -> None:
     lacking = World(address, tmp_path / "lacking")
     differing = World(address, tmp_path / "differing", partitions=3)
