@@ -38,7 +38,7 @@ def put(out: NDArray[np.uint8], at: int, text: NDArray[np.uint8]) -> int:
 
 
 @compiled
-def rounded(value: float, scale: int) -> int:
+def rounded(value: float, scale: int) -> np.int64:
     """value · scale as a whole number."""
     return np.int64(min(max(np.rint(np.float64(value) * scale), -_ROUNDED_MAX), _ROUNDED_MAX))
 

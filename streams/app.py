@@ -99,7 +99,7 @@ class Services:
             rejoin=rejoin,
         )
         self.outbox = Outbox(servers, settings.request_timeout_seconds)
-        self.slot = ModelSlot(settings.models_dir, settings.list_size, self.metrics)
+        self.slot = ModelSlot(settings.models_dir, settings.list_size, self.metrics, settings.list_format)
         self.catalogue = Catalogue()
         self._followers = [
             Follower(topics.items, servers, self.catalogue.handle),

@@ -7,11 +7,14 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from efficientrec.recommend import Recommendations
 from efficientrec.vocabulary import Vocabulary
-from streams.lists import USERS_AT_A_TIME, Cause, personal_lists, popular_lists
+from streams.lists import KERNELS, USERS_AT_A_TIME, Cause, personal_lists, popular_lists
 from streams.records import ClusterWeight, RankedItem, Reason, Trigger, decode_list, rec_id_of
+from tests import strategies
 from tests.toy import toy_model
 
 IDS = ["plain", 'with "quotes" and \\', "naïve ☕ 商品", "line\nbreak\x00", "x" * 512]
@@ -128,3 +131,56 @@ def test_before_the_first_model_a_list_names_popularity() -> None:
         RankedItem("a", 1, 3.0, [Reason("popular", 1.0)]),
         RankedItem("b", 2, 1.0, [Reason("popular", 1.0)]),
     ]
+
+
+@given(st.data())
+def test_messagepack_says_the_same_as_json(data: st.DataObject) -> None:
+    known = data.draw(st.lists(strategies.ids, min_size=1, max_size=4, unique=True))
+    model = replace(toy_model(), items=Vocabulary(known))
+    found = data.draw(strategies.recommendations(len(known)))
+    causes = [
+        cause(data.draw(strategies.ids), data.draw(st.integers(0, 2**63 - 1)), data.draw(st.none() | strategies.ids))
+        for _ in found.items
+    ]
+
+    as_json = personal_lists(model, found, causes, "2024-01-01T00:00:00.000Z", "event")
+    packed = personal_lists(model, found, causes, "2024-01-01T00:00:00.000Z", "event", "msgpack")
+
+    for one, other in zip(as_json, packed, strict=True):
+        assert one[:1] == b"{"
+        assert other[:1] >= b"\x80"
+        # As texts: fields in the same order, and whole numbers apart from others.
+        assert repr(msgspec.msgpack.decode(other)) == repr(msgspec.json.decode(one))
+        assert decode_list(other) == decode_list(one)
+        assert msgspec.msgpack.encode(decode_list(other)) == other  # every marker is the shortest there is
+
+
+@given(st.lists(st.tuples(strategies.ids, st.floats(allow_nan=False, allow_infinity=False)), max_size=20))
+def test_before_the_first_model_messagepack_says_the_same_as_json(listed: list[tuple[str, float]]) -> None:
+    (one,) = popular_lists([listed], [cause("ü")], "", "event")
+    (other,) = popular_lists([listed], [cause("ü")], "", "event", "msgpack")
+
+    assert (one[:1] == b"{", other[:1] >= b"\x80") == (True, True)
+    assert repr(msgspec.msgpack.decode(other)) == repr(msgspec.json.decode(one))
+    assert decode_list(other) == decode_list(one)
+
+
+@pytest.mark.parametrize("list_format", KERNELS)
+def test_no_item_or_cluster_takes_more_than_its_kernel_says(list_format: str) -> None:
+    def size(items: int, clusters: int) -> int:
+        largest = Recommendations(
+            items=np.zeros((1, items), np.int32),
+            scores=np.full((1, items), -3e38, np.float32),
+            clusters=np.full((1, clusters), 2**31 - 1, np.int32),
+            memberships=np.full((1, clusters), 0.1234, np.float32),
+            strongest=np.full((1, items, 2), (2**31 - 1, 0), np.int32),
+            part=np.full((1, items, 2), (0.1234, 0.8766), np.float32),
+            ranked=np.full(1, items, np.int32),
+        )
+        (body,) = personal_lists(MODEL, largest, [cause("u")], "", "event", list_format)
+        return len(body)
+
+    kernel = KERNELS[list_format]
+    id_bytes = int(kernel.id_members(IDS[:1])[1][1])
+    assert size(200, 1) - size(199, 1) <= kernel.ITEM_BYTES + 2 * id_bytes
+    assert size(1, 20) - size(1, 19) <= kernel.CLUSTER_BYTES
