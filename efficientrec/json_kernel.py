@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec.kernels import compiled
+from efficientrec.compiled import compiled
 from efficientrec.list_kernel import (
     SCORE_DIGITS,
     SCORE_SCALE,
@@ -25,6 +25,8 @@ from efficientrec.list_kernel import (
     reasons_of,
     rounded,
 )
+
+BUILT_ON = "1266783ece92a10e"  # see compiled.py
 
 ITEM_BYTES = 160
 """Most that an item and its reasons take beside the ids of items."""

@@ -14,8 +14,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-compiled = njit(cache=True, nogil=True, error_model="numpy")
-"""How functions are compiled here and in the kernels that write lists."""
+from efficientrec.compiled import compiled
+
+BUILT_ON = "6d7ab0ff71d985f6"  # see compiled.py
 
 
 @compiled

@@ -1,7 +1,4 @@
-"""What the kernels that write lists share: what is said of a recommendation, in whatever format.
-
-numba's cache knows a kernel by its own file: who changes this one empties the cache, or touches those that import it.
-"""
+"""What the kernels that write lists share: what is said of a recommendation, in whatever format."""
 
 from __future__ import annotations
 
@@ -10,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec.kernels import compiled
+from efficientrec.compiled import compiled
+
+BUILT_ON = "6d7ab0ff71d985f6"  # see compiled.py
 
 SCORE_DIGITS, SCORE_SCALE = 6, 10**6
 SHARE_DIGITS, SHARE_SCALE = 4, 10**4

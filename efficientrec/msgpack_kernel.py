@@ -14,8 +14,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec.kernels import compiled
+from efficientrec.compiled import compiled
 from efficientrec.list_kernel import SCORE_SCALE, SHARE_SCALE, concatenated, constant, put, reasons_of, rounded
+
+BUILT_ON = "1266783ece92a10e"  # see compiled.py
 
 ITEM_BYTES = 112
 """Most that an item and its reasons take beside the ids of items."""
