@@ -26,7 +26,7 @@ from efficientrec.list_kernel import (
     rounded,
 )
 
-BUILT_ON = "1266783ece92a10e"  # see compiled.py
+BUILT_ON = "18dbf75b139e22bb"  # see compiled.py
 
 ITEM_BYTES = 160
 """Most that an item and its reasons take beside the ids of items."""

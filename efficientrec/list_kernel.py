@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from efficientrec.compiled import compiled
 
-BUILT_ON = "6d7ab0ff71d985f6"  # see compiled.py
+BUILT_ON = "81cd933c65c14d61"  # see compiled.py
 
 SCORE_DIGITS, SCORE_SCALE = 6, 10**6
 SHARE_DIGITS, SHARE_SCALE = 4, 10**4

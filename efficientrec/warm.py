@@ -22,9 +22,9 @@ from efficientrec.vocabulary import Vocabulary
 ITEMS, DIM, HIDDEN, CLUSTERS = 8, 4, 4, 2
 
 
-def warm() -> None:
+def warm(*writers: ModuleType) -> None:
     """Lets two users go the way of every user: without a model, with one, from bytes and back, up to their lists. Then
-    places a key."""
+    places a key. writers: the kernels that write the lists."""
     model = _smallest_model()
     stored: list[bytes | None] = [None, None]
     for offset, encoder in ((0, None), (2, model.encoder), (4, model.encoder)):
@@ -33,8 +33,8 @@ def warm() -> None:
         stored = list(profile.pack(rows, partition=0))
         if encoder is not None:
             lists = recommend(model, rows, 4)
-            _write(model, lists, json_kernel)
-            _write(model, lists, msgpack_kernel)
+            for writer in writers:
+                _write(model, lists, writer)
     text = np.frombuffer(b"warm", np.uint8)  # read-only, as keys joined from records are
     kernels.murmur2(text, np.zeros(1, np.int64), np.full(1, len(text), np.int64), np.empty(1, np.uint32))
 
@@ -95,4 +95,4 @@ def _smallest_model() -> Model:
 
 
 if __name__ == "__main__":
-    warm()
+    warm(json_kernel, msgpack_kernel)

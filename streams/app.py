@@ -26,6 +26,7 @@ from streams.catalogue import Catalogue
 from streams.exposition import exposed
 from streams.follower import Follower
 from streams.lanes import Lanes
+from streams.lists import KERNELS
 from streams.metrics import WorkerMetrics, show
 from streams.outbox import Outbox
 from streams.progress import PROGRESS_KEY, Progress
@@ -57,7 +58,7 @@ async def run(settings: Settings, reached: Callable[[str], None] = lambda step: 
 
 async def _serve(settings: Settings, reached: Callable[[str], None]) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    await asyncio.to_thread(warm)  # before the group counts on this worker's heartbeats
+    await asyncio.to_thread(warm, KERNELS[settings.list_format])  # before the group counts on this worker's heartbeats
     app = create_app(settings, reached)
     asked_to_stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

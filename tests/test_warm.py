@@ -13,8 +13,8 @@ from streams.lists import KERNELS
 from streams.slot import probe
 from tests.toy import toy_model
 
-warm()
 for list_format, kernel in KERNELS.items():
+    warm(kernel)
     before = list(kernel.write_lists.signatures)
     probe(toy_model(), 5, list_format)
     print(list_format, len(before), kernel.write_lists.signatures == before)
