@@ -11,64 +11,55 @@ from functools import cache
 
 import msgspec
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+from efficientrec.compiled import compiled
+from efficientrec.list_kernel import (
+    SCORE_DIGITS,
+    SCORE_SCALE,
+    SHARE_DIGITS,
+    SHARE_SCALE,
+    concatenated,
+    constant,
+    put,
+    reasons_of,
+    rounded,
+)
 
-SCORE_DIGITS, SCORE_SCALE = 6, 10**6
-SHARE_DIGITS, SHARE_SCALE = 4, 10**4
+BUILT_ON = "18dbf75b139e22bb"  # see compiled.py
+
 ITEM_BYTES = 160
 """Most that an item and its reasons take beside the ids of items."""
 CLUSTER_BYTES = 48
 """Most that a cluster takes."""
-_SCALED_MAX = 9e18  # what an int64 holds; a score beyond is written as this
 
-
-def _text(text: str) -> NDArray[np.uint8]:
-    return np.frombuffer(text.encode(), np.uint8)
-
-
-_CLUSTERS = _text(',"clusters":[')
-_ID = _text('{"id":')
-_WEIGHT = _text(',"weight":')
-_ITEMS = _text('],"items":[')
-_ITEM_ID = '"item_id":'
-_REASONS = _text(',"reasons":[')
-_BY_CLUSTER = _text('{"kind":"cluster","share":')
-_CLUSTER = _text(',"cluster":')
-_BY_ANCHOR = _text('{"kind":"anchor","share":')
-_POPULAR = _text('{"kind":"popular","share":1.0}')
-_END = _text("]}")
+_CLUSTERS = constant(b',"clusters":[')
+_ID = constant(b'{"id":')
+_WEIGHT = constant(b',"weight":')
+_ITEMS = constant(b'],"items":[')
+_ITEM_ID = b'"item_id":'
+_REASONS = constant(b',"reasons":[')
+_BY_CLUSTER = constant(b'{"kind":"cluster","share":')
+_CLUSTER = constant(b',"cluster":')
+_BY_ANCHOR = constant(b'{"kind":"anchor","share":')
+_POPULAR = constant(b'{"kind":"popular","share":1.0}')
+_END = constant(b"]}")
 _COMMA, _OPEN, _CLOSE, _MINUS, _POINT, _ZERO = (ord(each) for each in ",{}-.0")
 
 
 def id_members(ids: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """For each item what says its id in a JSON object, one after the other, and where each begins; one more for the
     end."""
-    return _concatenated([_ITEM_ID.encode() + msgspec.json.encode(each) for each in ids])
+    return concatenated([_ITEM_ID + msgspec.json.encode(each) for each in ids])
 
 
 @cache
 def rank_members(most: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The same for what says the ranks from 1 to most, up to the value of the score."""
-    return _concatenated([b',"rank":%d,"score":' % rank for rank in range(1, most + 1)])
+    return concatenated([b',"rank":%d,"score":' % rank for rank in range(1, most + 1)])
 
 
-def _concatenated(texts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    starts = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in texts], out=starts[1:])
-    return np.frombuffer(b"".join(texts), np.uint8), starts
-
-
-@_compiled
-def _put(out: NDArray[np.uint8], at: int, text: NDArray[np.uint8]) -> int:
-    for place in range(len(text)):
-        out[at + place] = text[place]
-    return at + len(text)
-
-
-@_compiled
+@compiled
 def _put_digits(out: NDArray[np.uint8], at: int, number: int, width: int) -> int:
     """A number that is not negative, in so many digits."""
     for place in range(width - 1, -1, -1):
@@ -77,7 +68,7 @@ def _put_digits(out: NDArray[np.uint8], at: int, number: int, width: int) -> int
     return at + width
 
 
-@_compiled
+@compiled
 def _put_number(out: NDArray[np.uint8], at: int, number: int) -> int:
     """A number that is not negative."""
     width, rest = 1, number // 10
@@ -87,25 +78,25 @@ def _put_number(out: NDArray[np.uint8], at: int, number: int) -> int:
     return int(_put_digits(out, at, number, width))
 
 
-@_compiled
+@compiled
 def _put_decimal(out: NDArray[np.uint8], at: int, value: float, digits: int, scale: int) -> int:
     """A number rounded to so many digits after the point; zeros at its end are left out, but for one. scale:
     10^digits."""
-    scaled = np.int64(min(max(np.rint(np.float64(value) * scale), -_SCALED_MAX), _SCALED_MAX))
-    if scaled < 0:
+    number = rounded(value, scale)
+    if number < 0:
         out[at] = _MINUS
         at += 1
-        scaled = -scaled
-    at = _put_number(out, at, scaled // scale)
+        number = -number
+    at = _put_number(out, at, number // scale)
     out[at] = _POINT
-    part = scaled % scale
+    part = number % scale
     while digits > 1 and part % 10 == 0:
         part //= 10
         digits -= 1
     return int(_put_digits(out, at + 1, part, digits))
 
 
-@_compiled
+@compiled
 def write_lists(
     heads: NDArray[np.uint8],
     head_end: NDArray[np.int64],
@@ -130,20 +121,20 @@ def write_lists(
     """
     at, begin = 0, 0
     for user in range(len(head_end)):
-        at = _put(out, at, heads[begin : head_end[user] - 1])
+        at = put(out, at, heads[begin : head_end[user] - 1])
         begin = head_end[user]
-        at = _put(out, at, _CLUSTERS)
+        at = put(out, at, _CLUSTERS)
         for column in range(clusters.shape[1]):
             if column > 0:
                 out[at] = _COMMA
                 at += 1
-            at = _put(out, at, _ID)
+            at = put(out, at, _ID)
             at = _put_number(out, at, clusters[user, column])
-            at = _put(out, at, _WEIGHT)
+            at = put(out, at, _WEIGHT)
             at = _put_decimal(out, at, memberships[user, column], SHARE_DIGITS, SHARE_SCALE)
             out[at] = _CLOSE
             at += 1
-        at = _put(out, at, _ITEMS)
+        at = put(out, at, _ITEMS)
         for place in range(items.shape[1]):
             item = items[user, place]
             if item < 0:
@@ -152,40 +143,28 @@ def write_lists(
                 out[at] = _COMMA
                 at += 1
             out[at] = _OPEN
-            at = _put(out, at + 1, ids[id_start[item] : id_start[item + 1]])
-            at = _put(out, at, ranks[rank_start[place] : rank_start[place + 1]])
+            at = put(out, at + 1, ids[id_start[item] : id_start[item + 1]])
+            at = put(out, at, ranks[rank_start[place] : rank_start[place + 1]])
             at = _put_decimal(out, at, scores[user, place], SCORE_DIGITS, SCORE_SCALE)
-            at = _put(out, at, _REASONS)
-            cluster, anchor = strongest[user, place, 0], strongest[user, place, 1]
-            by_cluster, by_anchor = part[user, place, 0], part[user, place, 1]
-            whole = by_cluster + by_anchor
-            if whole <= 0:
-                whole = np.float32(1.0)
-            by_cluster, by_anchor = by_cluster / whole, by_anchor / whole
-            if cluster < 0 and anchor < 0:
-                at = _put(out, at, _POPULAR)
-            for turn in range(2):
-                if (turn == 0) == (by_cluster >= by_anchor):
-                    if cluster >= 0:
-                        if turn == 1 and anchor >= 0:
-                            out[at] = _COMMA
-                            at += 1
-                        at = _put(out, at, _BY_CLUSTER)
-                        at = _put_decimal(out, at, by_cluster, SHARE_DIGITS, SHARE_SCALE)
-                        at = _put(out, at, _CLUSTER)
-                        at = _put_number(out, at, cluster)
-                        out[at] = _CLOSE
-                        at += 1
-                elif anchor >= 0:
-                    if turn == 1 and cluster >= 0:
-                        out[at] = _COMMA
-                        at += 1
-                    at = _put(out, at, _BY_ANCHOR)
-                    at = _put_decimal(out, at, by_anchor, SHARE_DIGITS, SHARE_SCALE)
+            at = put(out, at, _REASONS)
+            count, reasons = reasons_of(strongest[user, place], part[user, place])
+            if count == 0:
+                at = put(out, at, _POPULAR)
+            for turn in range(count):
+                is_cluster, number, share = reasons[turn]
+                if turn > 0:
                     out[at] = _COMMA
-                    at = _put(out, at + 1, ids[id_start[anchor] : id_start[anchor + 1]])
-                    out[at] = _CLOSE
                     at += 1
-            at = _put(out, at, _END)
-        at = _put(out, at, _END)
+                at = put(out, at, _BY_CLUSTER if is_cluster else _BY_ANCHOR)
+                at = _put_decimal(out, at, share, SHARE_DIGITS, SHARE_SCALE)
+                if is_cluster:
+                    at = put(out, at, _CLUSTER)
+                    at = _put_number(out, at, number)
+                else:
+                    out[at] = _COMMA
+                    at = put(out, at + 1, ids[id_start[number] : id_start[number + 1]])
+                out[at] = _CLOSE
+                at += 1
+            at = put(out, at, _END)
+        at = put(out, at, _END)
         end[user] = at

@@ -14,10 +14,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+from efficientrec.compiled import compiled
+
+BUILT_ON = "81cd933c65c14d61"  # see compiled.py
 
 
-@_compiled
+@compiled
 def gather(
     source: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64], out: NDArray[np.uint8]
 ) -> None:
@@ -28,7 +30,7 @@ def gather(
         start[user] = begin + count
 
 
-@_compiled
+@compiled
 def scatter(
     rows: NDArray[np.uint8], length: NDArray[np.int64], out: NDArray[np.uint8], start: NDArray[np.int64]
 ) -> None:
@@ -39,7 +41,7 @@ def scatter(
         start[user] = begin + count
 
 
-@_compiled
+@compiled
 def _contains(values: Any, count: int, value: Any) -> bool:
     found = False
     for index in range(min(count, len(values))):  # no early exit: the loop stays a straight vector comparison
@@ -47,7 +49,7 @@ def _contains(values: Any, count: int, value: Any) -> bool:
     return found
 
 
-@_compiled
+@compiled
 def murmur2(
     buffer: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64], out: NDArray[np.uint32]
 ) -> None:
@@ -73,7 +75,7 @@ def murmur2(
         out[key] = mixed ^ (mixed >> np.uint32(15))
 
 
-@_compiled
+@compiled
 def _is_repeat(
     ids: NDArray[np.uint64],
     noted_at: NDArray[np.uint32],
@@ -91,7 +93,7 @@ def _is_repeat(
     return False
 
 
-@_compiled
+@compiled
 def fold_history(
     user: NDArray[np.int32],
     item: NDArray[np.uint64],
@@ -177,7 +179,7 @@ def fold_history(
         row_at[row] = max(row_at[row], at[index])
 
 
-@_compiled
+@compiled
 def accumulate(
     user: NDArray[np.int32],
     item: NDArray[np.int32],
@@ -216,7 +218,7 @@ def accumulate(
         state[row, 2 * width + side] += amount
 
 
-@_compiled
+@compiled
 def lookup(keys: NDArray[np.uint64], table: NDArray[np.uint64], place: NDArray[np.int32]) -> NDArray[np.int32]:
     """Index of each key, -1 where absent.
 
@@ -234,7 +236,7 @@ def lookup(keys: NDArray[np.uint64], table: NDArray[np.uint64], place: NDArray[n
     return found
 
 
-@_compiled
+@compiled
 def hash_table(keys: NDArray[np.uint64], table: NDArray[np.uint64], place: NDArray[np.int32]) -> int:
     """Fills table and place for `lookup`. Returns the index of a key that occurs twice, or -1."""
     mask = np.uint64(len(table) - 1)
@@ -249,7 +251,7 @@ def hash_table(keys: NDArray[np.uint64], table: NDArray[np.uint64], place: NDArr
     return -1
 
 
-@_compiled
+@compiled
 def dense(
     inputs: NDArray[np.float32], weights: NDArray[np.float32], bias: NDArray[np.float32], relu: bool
 ) -> NDArray[np.float32]:
@@ -269,7 +271,7 @@ def dense(
     return result
 
 
-@_compiled
+@compiled
 def top(values: NDArray[np.float32], count: int, indices: NDArray[np.int32], best: NDArray[np.float32]) -> int:
     """The `count` ≥ 1 greatest of values, greatest first, ties to the lower index. Returns how many there are."""
     kept = 0
@@ -288,7 +290,7 @@ def top(values: NDArray[np.float32], count: int, indices: NDArray[np.int32], bes
     return kept
 
 
-@_compiled
+@compiled
 def top_rows(values: NDArray[np.float32], indices: NDArray[np.int32], best: NDArray[np.float32]) -> None:
     """`top` for each row of values (rows, n); indices and best (rows, count), count ≤ n, are filled."""
     for row in range(len(values)):
@@ -304,7 +306,7 @@ def _dot(left: NDArray[np.float32], right: NDArray[np.float32]) -> np.float32:
     return total
 
 
-@_compiled
+@compiled
 def vote_and_rank(
     voters: NDArray[np.int32],
     shares: NDArray[np.float32],

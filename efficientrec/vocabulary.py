@@ -5,8 +5,8 @@ An item's place (index) means something only within one model version; its key (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from efficientrec import kernels
 from efficientrec.errors import ArtifactMismatch
 from efficientrec.interactions import keys_of
-from efficientrec.json_kernel import id_members
+
+Written: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Texts one after the other, and where each begins; one more for the end."""
 
 
 class Vocabulary:
@@ -35,14 +37,16 @@ class Vocabulary:
             size *= 2
         self._table = np.zeros(size, np.uint64)
         self._place = np.zeros(size, np.int32)
+        self._written: dict[Callable[[Sequence[str]], Written], Written] = {}
         twice = kernels.hash_table(self.keys, self._table, self._place)
         if twice >= 0:
             raise ArtifactMismatch(f"item {self.ids[twice]!r} shares its key with another item of the vocabulary")
 
-    @cached_property
-    def json_ids(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The ids as lists on their way out name them (`json_kernel.id_members`)."""
-        return id_members(self.ids)
+    def written(self, by: Callable[[Sequence[str]], Written]) -> Written:
+        """The ids as lists on their way out name them, by `id_members` of the kernel that writes them. Made once."""
+        if by not in self._written:
+            self._written[by] = by(self.ids)
+        return self._written[by]
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -6,13 +6,14 @@ so once, and a fraction of a second from then on. `python -m efficientrec.warm` 
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 
-from efficientrec import kernels, profile
+from efficientrec import json_kernel, kernels, msgpack_kernel, profile
 from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.interactions import Interactions, key_of
-from efficientrec.json_kernel import rank_members, write_lists
 from efficientrec.model import Blend, Model
 from efficientrec.recommend import Recommendations, recommend
 from efficientrec.shortlists import Shortlists
@@ -21,9 +22,9 @@ from efficientrec.vocabulary import Vocabulary
 ITEMS, DIM, HIDDEN, CLUSTERS = 8, 4, 4, 2
 
 
-def warm() -> None:
+def warm(*writers: ModuleType) -> None:
     """Lets two users go the way of every user: without a model, with one, from bytes and back, up to their lists. Then
-    places a key."""
+    places a key. writers: the kernels that write the lists."""
     model = _smallest_model()
     stored: list[bytes | None] = [None, None]
     for offset, encoder in ((0, None), (2, model.encoder), (4, model.encoder)):
@@ -31,18 +32,20 @@ def warm() -> None:
         rows = profile.fold(profile.unpack(stored, width, key), _run(model, offset), encoder).rows
         stored = list(profile.pack(rows, partition=0))
         if encoder is not None:
-            _write(model, recommend(model, rows, 4))
+            lists = recommend(model, rows, 4)
+            for writer in writers:
+                _write(model, lists, writer)
     text = np.frombuffer(b"warm", np.uint8)  # read-only, as keys joined from records are
     kernels.murmur2(text, np.zeros(1, np.int64), np.full(1, len(text), np.int64), np.empty(1, np.uint32))
 
 
-def _write(model: Model, lists: Recommendations) -> None:
+def _write(model: Model, lists: Recommendations, kernel: ModuleType) -> None:
     heads = np.frombuffer(b"{}" * len(lists.items), np.uint8)
     head_end = np.arange(2, len(heads) + 1, 2)
     out, end = np.empty(10_000, np.uint8), np.empty(len(head_end), np.int64)
     recommended = (lists.clusters, lists.memberships, lists.items, lists.scores, lists.strongest, lists.part)
-    members = (*model.items.json_ids, *rank_members(lists.items.shape[1]))
-    write_lists(heads, head_end, *recommended, *members, out, end)
+    members = (*model.items.written(kernel.id_members), *kernel.rank_members(lists.items.shape[1]))
+    kernel.write_lists(heads, head_end, *recommended, *members, out, end)
 
 
 def _run(model: Model, offset: int) -> Interactions:
@@ -92,4 +95,4 @@ def _smallest_model() -> Model:
 
 
 if __name__ == "__main__":
-    warm()
+    warm(json_kernel, msgpack_kernel)

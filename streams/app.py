@@ -26,6 +26,7 @@ from streams.catalogue import Catalogue
 from streams.exposition import exposed
 from streams.follower import Follower
 from streams.lanes import Lanes
+from streams.lists import KERNELS
 from streams.metrics import WorkerMetrics, show
 from streams.outbox import Outbox
 from streams.progress import PROGRESS_KEY, Progress
@@ -56,7 +57,7 @@ async def run(settings: Settings, reached: Callable[[str], None] = lambda step: 
 
 async def _serve(settings: Settings, reached: Callable[[str], None]) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    await asyncio.to_thread(warm)  # before the group counts on this worker's heartbeats
+    await asyncio.to_thread(warm, KERNELS[settings.list_format])  # before the group counts on this worker's heartbeats
     app = create_app(settings, reached)
     asked_to_stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -98,7 +99,7 @@ class Services:
             rejoin=rejoin,
         )
         self.outbox = Outbox(servers, settings.request_timeout_seconds)
-        self.slot = ModelSlot(settings.models_dir, settings.list_size, self.metrics)
+        self.slot = ModelSlot(settings.models_dir, settings.list_size, self.metrics, settings.list_format)
         self.catalogue = Catalogue()
         self._followers = [
             Follower(topics.items, servers, self.catalogue.handle),

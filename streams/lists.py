@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec.json_kernel import CLUSTER_BYTES, ITEM_BYTES, rank_members, write_lists
+from efficientrec import json_kernel, msgpack_kernel
 from efficientrec.model import Model
 from efficientrec.recommend import Recommendations
 from streams.records import (
+    LIST_ENCODERS,
     SCHEMA_VERSION,
     ListHead,
     RankedItem,
     Reason,
     RecommendationList,
     Trigger,
-    encode,
     rec_id_of,
 )
 
 POPULAR = Reason("popular", 1.0)
+KERNELS: Final[Mapping[str, ModuleType]] = {"json": json_kernel, "msgpack": msgpack_kernel}
+"""What writes each format of the setting `list_format`."""
 USERS_AT_A_TIME = 256  # their lists stay in the processor's cache from writing to sending
 
 
@@ -37,16 +40,22 @@ class Cause(NamedTuple):
 
 
 def personal_lists(
-    model: Model, recommendations: Recommendations, causes: Sequence[Cause], generated_at: str, reason: str
+    model: Model,
+    recommendations: Recommendations,
+    causes: Sequence[Cause],
+    generated_at: str,
+    reason: str,
+    list_format: str = "json",
 ) -> list[bytes]:
     """The records of a batch of users, in its order.
 
     A kernel writes what a list is long by: with an object for every item and reason, and the garbage collector that
     looked at them, encoding took a third of the worker's time.
     """
-    ids, id_start = model.items.json_ids
-    ranks = rank_members(recommendations.items.shape[1])
-    room = _room(recommendations, np.diff(id_start))
+    encode, kernel = LIST_ENCODERS[list_format], KERNELS[list_format]
+    ids, id_start = model.items.written(kernel.id_members)
+    ranks = kernel.rank_members(recommendations.items.shape[1])
+    room = _room(recommendations, np.diff(id_start), kernel)
     records: list[bytes] = []
     for first in range(0, len(causes), USERS_AT_A_TIME):
         some = slice(first, first + USERS_AT_A_TIME)
@@ -54,7 +63,7 @@ def personal_lists(
         head_end = np.cumsum([len(head) for head in heads])
         out = np.empty(int(head_end[-1]) + int(room[some].sum()), np.uint8)
         end = np.empty(len(heads), np.int64)
-        write_lists(
+        kernel.write_lists(
             np.frombuffer(b"".join(heads), np.uint8),
             head_end,
             recommendations.clusters[some],
@@ -74,19 +83,24 @@ def personal_lists(
     return records
 
 
-def _room(recommendations: Recommendations, id_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _room(recommendations: Recommendations, id_bytes: NDArray[np.int64], kernel: ModuleType) -> NDArray[np.int64]:
     """(users,) the most bytes that each list can take beside its head."""
     named = (recommendations.items, recommendations.strongest[:, :, 1])
     ids = sum(np.where(items >= 0, id_bytes[items], 0).sum(axis=1) for items in named)
     listed, clusters = recommendations.items.shape[1], recommendations.clusters.shape[1]
-    room: NDArray[np.int64] = ids + (ITEM_BYTES * (listed + 1) + CLUSTER_BYTES * clusters)
+    room: NDArray[np.int64] = ids + (kernel.ITEM_BYTES * (listed + 1) + kernel.CLUSTER_BYTES * clusters)
     return room
 
 
 def popular_lists(
-    lists: Sequence[Sequence[tuple[str, float]]], causes: Sequence[Cause], generated_at: str, reason: str
+    lists: Sequence[Sequence[tuple[str, float]]],
+    causes: Sequence[Cause],
+    generated_at: str,
+    reason: str,
+    list_format: str = "json",
 ) -> list[bytes]:
     """The records before the first model: what is popular and new to each user."""
+    encode = LIST_ENCODERS[list_format]
     records = []
     for listed, cause in zip(lists, causes, strict=True):
         head = _head(cause, None, generated_at, reason)

@@ -1,14 +1,14 @@
 """What crosses the wire: the shape of every record, how a run of interactions becomes columns, and what is refused.
 
-`docs/events.md` says the same to people, with examples that the tests read back. Knows JSON, times and ids.
-Knows nothing of where records come from or go to (topics.py), nor of what an interaction does to a profile.
+`docs/events.md` says the same to people, with examples that the tests read back. Knows JSON, MessagePack, times and
+ids. Knows nothing of where records come from or go to (topics.py), nor of what an interaction does to a profile.
 """
 
 from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal, TypeVar
@@ -147,6 +147,11 @@ class Release(Struct, gc=False, omit_defaults=True):
 
 
 _ENCODER = msgspec.json.Encoder()
+LIST_ENCODERS: Final[Mapping[str, Callable[[ListHead], bytes]]] = {
+    "json": _ENCODER.encode,
+    "msgpack": msgspec.msgpack.Encoder().encode,
+}
+"""The bytes of a list, or of its head, for each format of the setting `list_format`."""
 
 
 def encode(record: Struct) -> bytes:
@@ -464,7 +469,8 @@ def _readable(milliseconds: int) -> str:
 _T = TypeVar("_T")
 _decode_item = msgspec.json.Decoder(Item).decode
 _decode_user = msgspec.json.Decoder(User).decode
-_decode_list = msgspec.json.Decoder(RecommendationList).decode
+_decode_json_list = msgspec.json.Decoder(RecommendationList).decode
+_decode_msgpack_list = msgspec.msgpack.Decoder(RecommendationList).decode
 _decode_release = msgspec.json.Decoder(Release).decode
 
 
@@ -496,8 +502,10 @@ def check_user_key(key: bytes) -> None:
 
 
 def decode_list(value: bytes) -> RecommendationList:
-    """A published list, or RecordInvalid."""
-    published = _decoded(_decode_list, value, "a recommendation list")
+    """A published list of either format, or RecordInvalid."""
+    # MessagePack marks a map by a byte that is no ASCII; JSON begins with one that is.
+    decode = _decode_msgpack_list if value[:1] >= b"\x80" else _decode_json_list
+    published = _decoded(decode, value, "a recommendation list")
     _check_schema(published.schema_version, "a recommendation list")
     return published
 

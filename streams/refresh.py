@@ -188,7 +188,7 @@ class Refresh:
         with self._metrics.timed("recommend"):
             found = recommend(model, rows, self._settings.list_size, self._catalogue.blocked(model, now))
         with self._metrics.timed("encode"):
-            return personal_lists(model, found, causes, rfc3339(now), "event")
+            return personal_lists(model, found, causes, rfc3339(now), "event", self._settings.list_format)
 
     def _popular(self, popularity: Popularity, rows: Rows, causes: list[Cause]) -> list[bytes]:
         """Before the first model: what is popular and new to the user."""
@@ -198,7 +198,7 @@ class Refresh:
                 rows, self._settings.list_size, lambda item: self._catalogue.is_blocked(item, now)
             )
         with self._metrics.timed("encode"):
-            return popular_lists(found, causes, rfc3339(now), "event")
+            return popular_lists(found, causes, rfc3339(now), "event", self._settings.list_format)
 
     def _popularity(self, partition: int, decoded: Decoded, folded: profile.Folded) -> Popularity:
         (stored,) = self._store.read(partition, [POPULARITY_KEY])

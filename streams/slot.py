@@ -34,10 +34,11 @@ READ_AGAIN_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 class ModelSlot:
     """Holds `current`, None before the first model."""
 
-    def __init__(self, models_dir: str, list_size: int, metrics: WorkerMetrics) -> None:
+    def __init__(self, models_dir: str, list_size: int, metrics: WorkerMetrics, list_format: str = "json") -> None:
         self.current: Model | None = None
         self._models_dir = models_dir
         self._list_size = list_size
+        self._list_format = list_format
         self._metrics = metrics
 
     async def handle(self, records: list[Record]) -> None:
@@ -97,11 +98,11 @@ class ModelSlot:
         model, _ = artifact.load(release.address, release.sha256)
         if model.version != release.version:
             raise ArtifactMismatch(f"{release.address} holds {model.version}, not {release.version}")
-        probe(model, self._list_size)
+        probe(model, self._list_size, self._list_format)
         return model
 
 
-def probe(model: Model, list_size: int) -> None:
+def probe(model: Model, list_size: int, list_format: str = "json") -> None:
     """Raises ArtifactMismatch when made-up users get nothing, or nonsense."""
     items = len(model.items)
     events = 2 * PROBE_USERS
@@ -124,4 +125,5 @@ def probe(model: Model, list_size: int) -> None:
     if items > 2 and (lists.items[:, 0] < 0).any():
         raise ArtifactMismatch(f"{model.version} has nothing to recommend to a probe")
     trigger = Trigger("probe", 0, 0, None, rfc3339(1_000))
-    personal_lists(model, lists, [Cause(user, trigger, 0) for user in run.users], rfc3339(1_000), "event")
+    causes = [Cause(user, trigger, 0) for user in run.users]
+    personal_lists(model, lists, causes, rfc3339(1_000), "event", list_format)

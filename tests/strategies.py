@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from efficientrec.interactions import REPEAT_IDS_MAX, Admission, Interactions
+from efficientrec.recommend import Recommendations
 from tests.toy import DAY, START, Act, run_of
 
 # On a fresh machine the first example waits for a compiler, which no deadline can tell from a slow test.
@@ -55,3 +58,32 @@ def deliveries(draw: st.DrawFn, acts: list[Act]) -> list[Interactions]:
         again = draw(st.integers(0, begin))
         runs.append(run_of(acts[again:end], first_offset=again, users=["anna", "ben", "clara"]))
     return runs
+
+
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=128) | st.builds(
+    lambda letter, bytes_: letter * (bytes_ // len(letter.encode())),
+    st.sampled_from(["x", "ü", "商", "☕", '"', "\x00", "🙂"]),
+    st.sampled_from([4, 31, 32, 255, 256, 512]),  # lengths at which MessagePack goes over to another marker
+)
+"""Of users and items: 1 to 512 bytes."""
+CLUSTER_NUMBERS = [-1, 0, 127, 128, 255, 256, 65_535, 65_536, 2**31 - 1]
+votes = st.sampled_from([0.0, 1.0, 0.3, 1e-30, 12345.678]) | st.floats(0, 1e6, width=32)
+
+
+@st.composite
+def recommendations(draw: st.DrawFn, known: int) -> Recommendations:
+    """Of up to three users, from so many items: lists of any length, with reasons and clusters or without."""
+    users, columns = draw(st.integers(1, 3)), draw(st.integers(0, 3))
+    size = draw(st.sampled_from([1, 2, 15, 16, 200]))
+    places = st.integers(-1, known - 1)
+    numbers = st.sampled_from(CLUSTER_NUMBERS)
+    strongest = [draw(arrays(np.int32, (users, size), elements=each)) for each in (numbers, places)]
+    return Recommendations(
+        items=draw(arrays(np.int32, (users, size), elements=places, fill=st.integers(0, known - 1))),
+        scores=draw(arrays(np.float32, (users, size), elements=st.floats(allow_nan=False, width=32))),
+        clusters=draw(arrays(np.int32, (users, columns), elements=numbers.filter(lambda number: number >= 0))),
+        memberships=draw(arrays(np.float32, (users, columns), elements=st.floats(0, 1, width=32))),
+        strongest=np.stack(strongest, axis=-1),
+        part=draw(arrays(np.float32, (users, size, 2), elements=votes)),
+        ranked=np.full(users, known, np.int32),
+    )

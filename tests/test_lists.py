@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from efficientrec import json_kernel, msgpack_kernel
 from efficientrec.recommend import Recommendations
 from efficientrec.vocabulary import Vocabulary
 from streams.lists import USERS_AT_A_TIME, Cause, personal_lists, popular_lists
 from streams.records import ClusterWeight, RankedItem, Reason, Trigger, decode_list, rec_id_of
+from tests import strategies
 from tests.toy import toy_model
 
 IDS = ["plain", 'with "quotes" and \\', "naïve ☕ 商品", "line\nbreak\x00", "x" * 512]
@@ -128,3 +134,48 @@ def test_before_the_first_model_a_list_names_popularity() -> None:
         RankedItem("a", 1, 3.0, [Reason("popular", 1.0)]),
         RankedItem("b", 2, 1.0, [Reason("popular", 1.0)]),
     ]
+
+
+@given(st.data())
+def test_messagepack_says_the_same_as_json(data: st.DataObject) -> None:
+    known = data.draw(st.lists(strategies.ids, min_size=1, max_size=4, unique=True))
+    model = replace(toy_model(), items=Vocabulary(known))
+    found = data.draw(strategies.recommendations(len(known)))
+    causes = [
+        cause(data.draw(strategies.ids), data.draw(st.integers(0, 2**63 - 1)), data.draw(st.none() | strategies.ids))
+        for _ in found.items
+    ]
+
+    as_json = personal_lists(model, found, causes, "2024-01-01T00:00:00.000Z", "event")
+    packed = personal_lists(model, found, causes, "2024-01-01T00:00:00.000Z", "event", "msgpack")
+
+    for one, other in zip(as_json, packed, strict=True):
+        assert one[:1] == b"{"
+        assert other[:1] >= b"\x80"
+        # As texts: fields in the same order, and whole numbers apart from others.
+        assert repr(msgspec.msgpack.decode(other)) == repr(msgspec.json.decode(one))
+        assert decode_list(other) == decode_list(one)
+        assert msgspec.msgpack.encode(decode_list(other)) == other  # every marker is the shortest there is
+
+
+@given(st.lists(st.tuples(strategies.ids, st.floats(allow_nan=False, allow_infinity=False)), max_size=20))
+def test_before_the_first_model_messagepack_says_the_same_as_json(listed: list[tuple[str, float]]) -> None:
+    (one,) = popular_lists([listed], [cause("ü")], "", "event")
+    (other,) = popular_lists([listed], [cause("ü")], "", "event", "msgpack")
+
+    assert (one[:1] == b"{", other[:1] >= b"\x80") == (True, True)
+    assert repr(msgspec.msgpack.decode(other)) == repr(msgspec.json.decode(one))
+    assert decode_list(other) == decode_list(one)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "encode"), [(json_kernel, msgspec.json.encode), (msgpack_kernel, msgspec.msgpack.encode)]
+)
+def test_no_item_or_cluster_takes_more_room_than_its_kernel_says(
+    kernel: ModuleType, encode: Callable[[object], bytes]
+) -> None:
+    reasons = [Reason("cluster", 0.1234, cluster=2**31 - 1), Reason("anchor", 0.8766, item_id="")]
+    ids = 2 * len(kernel.id_members([""])[0])
+
+    assert len(encode(RankedItem("", 200, -9e12, reasons))) - ids < kernel.ITEM_BYTES  # with a comma
+    assert len(encode(ClusterWeight(2**31 - 1, 0.1234))) < kernel.CLUSTER_BYTES

@@ -352,8 +352,11 @@ def test_thousands_of_junk_records_lose_nothing_good() -> None:
 
 # The other records
 
+ODD_MAPS = [b"\x80", b"\x81\xa1x" * 100_000, b"\x81\xa5items\xdd\xff\xff\xff\xff", b"\x89\xa7user_id\xa2\xff\xfe"]
+"""MessagePack: nothing in it, too deep, much shorter than it says, not UTF-8."""
 
-@given(st.binary(max_size=60) | st.sampled_from([b"{}", b"null", b'{"item_id":""}', b"[" * 100_000]))
+
+@given(st.binary(max_size=60) | st.sampled_from([b"{}", b"null", b'{"item_id":""}', b"[" * 100_000, *ODD_MAPS]))
 def test_other_records_are_refused_with_one_error(value: bytes) -> None:
     for decoder in (records.decode_list, records.decode_release):
         with pytest.raises(RecordInvalid):
@@ -362,6 +365,19 @@ def test_other_records_are_refused_with_one_error(value: bytes) -> None:
         records.decode_item(value, b"i")
     with pytest.raises(RecordInvalid):
         records.decode_user(value, b"u")
+
+
+def test_a_list_of_a_newer_release_or_cut_short_is_refused_in_either_format() -> None:
+    published = json.loads(dict(EXAMPLES)["RecommendationList"])
+
+    for encode in (msgspec.json.encode, msgspec.msgpack.encode):
+        body = encode(published)
+        assert msgspec.to_builtins(records.decode_list(body)) == published
+        with pytest.raises(RecordInvalid, match=r"schema_version 2; this release reads 1"):
+            records.decode_list(encode({**published, "schema_version": 2}))
+        for length in range(len(body)):
+            with pytest.raises(RecordInvalid):
+                records.decode_list(body[:length])
 
 
 def test_a_wrong_field_is_named() -> None:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import msgspec
 import pytest
 from aiokafka.errors import (
     KafkaError,
@@ -29,7 +28,7 @@ from streams.catalogue import Catalogue
 from streams.metrics import WorkerMetrics
 from streams.outbox import BATCH_BYTES, Headers, KeyValue
 from streams.progress import PROGRESS_KEY, Progress
-from streams.records import ID_BYTES_MAX, Interaction, RecommendationList, User, encode
+from streams.records import ID_BYTES_MAX, Interaction, RecommendationList, User, decode_list, encode
 from streams.refresh import POPULARITY_KEY
 from streams.settings import Settings
 from streams.slot import ModelSlot
@@ -143,11 +142,7 @@ class Broker:
         return sent
 
     def lists(self) -> list[RecommendationList]:
-        return [
-            msgspec.json.decode(value, type=RecommendationList)
-            for _, value in self.records[TOPICS.lists]
-            if value is not None
-        ]
+        return [decode_list(value) for _, value in self.records[TOPICS.lists] if value is not None]
 
     def changed(self) -> list[bytes]:
         """The users in the changelog, in its order."""

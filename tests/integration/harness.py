@@ -19,7 +19,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
 import rocksdict
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -47,6 +46,7 @@ from streams.records import (
     RecommendationList,
     Release,
     decode_interaction,
+    decode_list,
     decode_user,
     encode,
     moment_ms,
@@ -441,7 +441,7 @@ def listeners(pid: int) -> list[Listener]:
 
 def list_in(value: bytes | None) -> RecommendationList:
     assert value is not None
-    return msgspec.json.decode(value, type=RecommendationList)
+    return decode_list(value)
 
 
 def _reach(content: Mapping[bytes, bytes]) -> int:

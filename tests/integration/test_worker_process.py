@@ -5,6 +5,7 @@ Each test runs on the embedded broker and, marked `full`, on Apache Kafka.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from efficientrec.features import trait_keys
 from efficientrec.interactions import key_of
 from efficientrec.profile import HEADER, unpack
 from streams.records import Item, User, encode
+from streams.show import last_list
 from tests.integration.harness import WAIT_SECONDS, World, listeners
 from tests.integration.play import chance, expect_exact_rows, expect_last_lists, like
 from tests.toy import ITEMS, START, toy_model
@@ -268,6 +270,40 @@ def test_after_an_outage_the_waiting_events_of_a_user_give_one_list_and_each_cou
     assert {int(np.frombuffer(rows[user.encode()], HEADER, 1)["events"][0]) for user in users} == {21}
     expect_exact_rows(world, rows)
     expect_last_lists(world)
+
+
+def test_lists_can_be_messagepack_and_after_a_change_of_the_setting_the_topic_holds_both(world: World) -> None:
+    world.create_topics()
+    packing = world.worker("packing", list_format="msgpack")
+    packing.start()
+    world.interact(like("anna", "a1"), like("bert", "b1"))
+    world.wait_until_handled()  # without a model: what is popular
+    world.release(toy_model())
+    world.wait_for_metric(packing, 'efficientrec_model_swaps_total{outcome="installed"}', 1)
+    world.interact(like("anna", "a2"), like("carl", "a1"))
+    world.wait_until_handled()
+    world.produce(world.topics.users, [(b"carl", None)])
+    world.wait_until_handled()
+    packed = world.read(world.topics.lists)
+    assert packing.stop() == 0, packing.output()
+
+    world.start("with the default")
+    world.interact(like("bert", "b2"))
+    world.wait_until_handled()
+
+    both = world.last(world.topics.lists)
+    assert {(record.value or b"null")[:1] for record in packed} == {b"\x89", b"n"}
+    assert [(key, (both[key].value or b"null")[:1]) for key in (b"anna", b"bert", b"carl")] == [
+        (b"anna", b"\x89"),
+        (b"bert", b"{"),
+        (b"carl", b"n"),
+    ]
+    assert {each.model_version for each in world.lists() if each.user_id == "anna"} == {None, "toy-1"}
+    for user, best in (("anna", "a3"), ("bert", "b3")):
+        published = asyncio.run(last_list(world.settings, user)).published
+        assert published is not None
+        assert published == world.list_of(user)
+        assert (published.items[0].item_id, published.model_version) == (best, "toy-1")
 
 
 def test_a_worker_without_its_topics_or_with_other_partitions_says_so_and_ends(address: str, tmp_path: Path) -> None:
