@@ -63,27 +63,30 @@ def _concatenated(texts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np
 
 @_compiled
 def _put(out: NDArray[np.uint8], at: int, text: NDArray[np.uint8]) -> int:
+    into = out[at : at + len(text)]  # sliced first, so that the loop is a plain copy: no index can be negative
     for place in range(len(text)):
-        out[at + place] = text[place]
+        into[place] = text[place]
     return at + len(text)
 
 
 @_compiled
 def _put_digits(out: NDArray[np.uint8], at: int, number: int, width: int) -> int:
     """A number that is not negative, in so many digits."""
+    into = out[at : at + width]
+    rest = np.uint64(number)  # a division that need not look for a sign
     for place in range(width - 1, -1, -1):
-        out[at + place] = _ZERO + number % 10
-        number //= 10
+        into[place] = np.uint64(_ZERO) + rest % np.uint64(10)
+        rest //= np.uint64(10)
     return at + width
 
 
 @_compiled
 def _put_number(out: NDArray[np.uint8], at: int, number: int) -> int:
     """A number that is not negative."""
-    width, rest = 1, number // 10
-    while rest > 0:
+    width, bound = 1, 10
+    while number >= bound and width < 19:
         width += 1
-        rest //= 10
+        bound *= 10
     return int(_put_digits(out, at, number, width))
 
 
@@ -103,6 +106,19 @@ def _put_decimal(out: NDArray[np.uint8], at: int, value: float, digits: int, sca
         part //= 10
         digits -= 1
     return int(_put_digits(out, at + 1, part, digits))
+
+
+@_compiled
+def room_of(items: NDArray[np.int32], strongest: NDArray[np.int32], clusters: int, id_start: NDArray[np.int64]) -> int:
+    """Most bytes that these lists, of so many clusters each, take beside their heads."""
+    users, listed = items.shape
+    room = users * (ITEM_BYTES * (listed + 1) + CLUSTER_BYTES * clusters)
+    for user in range(users):
+        for place in range(listed):
+            for item in (items[user, place], strongest[user, place, 1]):
+                if item >= 0:
+                    room += id_start[item + 1] - id_start[item]
+    return int(room)
 
 
 @_compiled

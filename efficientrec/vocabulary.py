@@ -33,9 +33,10 @@ class Vocabulary:
         size = 16
         while size < 2 * len(self.ids):  # at most half full: a search ends after a step or two
             size *= 2
-        self._table = np.zeros(size, np.uint64)
-        self._place = np.zeros(size, np.int32)
-        twice = kernels.hash_table(self.keys, self._table, self._place)
+        self.table = np.zeros(size, np.uint64)
+        self.place = np.zeros(size, np.int32)
+        """Where each key stands, as `kernels.lookup` reads it."""
+        twice = kernels.hash_table(self.keys, self.table, self.place)
         if twice >= 0:
             raise ArtifactMismatch(f"item {self.ids[twice]!r} shares its key with another item of the vocabulary")
 
@@ -49,5 +50,5 @@ class Vocabulary:
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """The index of each key, in the shape of keys; -1 for an item that the model does not know."""
-        found: NDArray[np.int32] = kernels.lookup(keys.reshape(-1), self._table, self._place)
+        found: NDArray[np.int32] = kernels.lookup(keys.reshape(-1), self.table, self.place)
         return found.reshape(keys.shape)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from efficientrec.json_kernel import CLUSTER_BYTES, ITEM_BYTES, rank_members, write_lists
+from efficientrec.json_kernel import rank_members, room_of, write_lists
 from efficientrec.model import Model
 from efficientrec.recommend import Recommendations
 from streams.records import (
@@ -46,13 +46,14 @@ def personal_lists(
     """
     ids, id_start = model.items.json_ids
     ranks = rank_members(recommendations.items.shape[1])
-    room = _room(recommendations, np.diff(id_start))
+    clusters = recommendations.clusters.shape[1]
     records: list[bytes] = []
     for first in range(0, len(causes), USERS_AT_A_TIME):
         some = slice(first, first + USERS_AT_A_TIME)
         heads = [encode(_head(cause, model.version, generated_at, reason)) for cause in causes[some]]
-        head_end = np.cumsum([len(head) for head in heads])
-        out = np.empty(int(head_end[-1]) + int(room[some].sum()), np.uint8)
+        head_end = np.array(list(accumulate(map(len, heads))), np.int64)
+        room = room_of(recommendations.items[some], recommendations.strongest[some], clusters, id_start)
+        out = np.empty(int(head_end[-1]) + room, np.uint8)
         end = np.empty(len(heads), np.int64)
         write_lists(
             np.frombuffer(b"".join(heads), np.uint8),
@@ -72,15 +73,6 @@ def personal_lists(
         written, ends = out.data, end.tolist()
         records += [bytes(written[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
     return records
-
-
-def _room(recommendations: Recommendations, id_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(users,) the most bytes that each list can take beside its head."""
-    named = (recommendations.items, recommendations.strongest[:, :, 1])
-    ids = sum(np.where(items >= 0, id_bytes[items], 0).sum(axis=1) for items in named)
-    listed, clusters = recommendations.items.shape[1], recommendations.clusters.shape[1]
-    room: NDArray[np.int64] = ids + (ITEM_BYTES * (listed + 1) + CLUSTER_BYTES * clusters)
-    return room
 
 
 def popular_lists(
