@@ -163,7 +163,7 @@ class Rows:
 
 def empty(users: int, width: int = 0) -> Rows:
     """Rows of users of whom nothing is known. width: floats of state."""
-    return Rows(np.full(users, _NOTHING), np.zeros((users, width), np.float32))
+    return Rows(np.full(users, _NOTHING.view(_WHOLE)).view(KEPT), np.zeros((users, width), np.float32))
 
 
 def _nothing() -> NDArray[np.void]:
@@ -209,7 +209,7 @@ def fold(rows: Rows, run: Interactions, encoder: Encoder | None, admission: Admi
     if len(rows) != len(run.users) or lengths.count(len(run)) != len(lengths):
         raise AssertionError(f"{len(rows)} rows for {len(run.users)} users, columns of {lengths} events")
     before = rebuilt(rows, encoder)
-    kept = before.kept.view(_WHOLE).copy().view(KEPT)
+    kept = _copied(rows.kept) if before is rows else before.kept
     at = np.minimum(np.maximum(run.at, 0), AT_MAX)
     outcome = np.empty(len(run), np.uint8)
     changed = np.empty(len(rows), np.bool_)
@@ -260,7 +260,7 @@ def rebuilt(rows: Rows, encoder: Encoder | None) -> Rows:
     stale = np.flatnonzero(rows.model != np.uint64(key))
     if rows.state.shape[1] == width and not len(stale):
         return rows
-    after = Rows(rows.kept.view(_WHOLE).copy().view(KEPT), np.zeros((len(rows), width), np.float32))
+    after = Rows(_copied(rows.kept), np.zeros((len(rows), width), np.float32))
     after.model[stale] = key
     if encoder is None:
         after.built[stale] = -1
@@ -297,7 +297,7 @@ def with_traits(rows: Rows, traits: Sequence[NDArray[np.uint64]], offsets: NDArr
 
     traits, offsets: one per row. A record at or below the row's `users_offset` was applied before and changes nothing.
     """
-    after = Rows(rows.kept.view(_WHOLE).copy().view(KEPT), rows.state)
+    after = Rows(_copied(rows.kept), rows.state)
     for row, keys in enumerate(traits):
         if offsets[row] <= rows.users_offset[row]:
             continue
@@ -360,6 +360,10 @@ def _damage(row: bytes) -> str:
     if told[0] > most[0] or told[1] > most[1]:
         return f"a row tells of {told} floats of state and traits; at most {most}"
     return f"a row has {len(row)} bytes, which is not what its header tells of: {header}"
+
+
+def _copied(kept: NDArray[np.void]) -> NDArray[np.void]:
+    return kept.view(_WHOLE).copy().view(KEPT)
 
 
 def _bytes_of(kept: NDArray[np.void]) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from efficientrec import kernels, profile
 from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.interactions import Interactions, key_of
-from efficientrec.json_kernel import rank_members, write_lists
+from efficientrec.json_kernel import rank_members, room_of, write_lists
 from efficientrec.model import Blend, Model
 from efficientrec.recommend import Recommendations, recommend
 from efficientrec.shortlists import Shortlists
@@ -39,9 +39,10 @@ def warm() -> None:
 def _write(model: Model, lists: Recommendations) -> None:
     heads = np.frombuffer(b"{}" * len(lists.items), np.uint8)
     head_end = np.arange(2, len(heads) + 1, 2)
-    out, end = np.empty(10_000, np.uint8), np.empty(len(head_end), np.int64)
-    recommended = (lists.clusters, lists.memberships, lists.items, lists.scores, lists.strongest, lists.part)
     members = (*model.items.json_ids, *rank_members(lists.items.shape[1]))
+    room = room_of(lists.items, lists.strongest, lists.clusters.shape[1], model.items.json_ids[1])
+    out, end = np.empty(len(heads) + room, np.uint8), np.empty(len(head_end), np.int64)
+    recommended = (lists.clusters, lists.memberships, lists.items, lists.scores, lists.strongest, lists.part)
     write_lists(heads, head_end, *recommended, *members, out, end)
 
 

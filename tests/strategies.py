@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,11 @@ admissions = st.builds(
     repeat_ids=st.integers(0, REPEAT_IDS_MAX),
     repeat_seconds=st.sampled_from([0, 0.5, 1, 2, 3.5, 86_400, float("inf")]),
     events_per_second=st.integers(0, 3),
+)
+
+
+scores = (st.sampled_from([0.0, 1.0, -1.0, np.inf, -np.inf]) | st.floats(allow_nan=False, width=32)).map(
+    lambda score: score + 0.0  # no -0.0, which is less than 0.0 to kernels.top alone
 )
 
 
