@@ -305,45 +305,22 @@ def dense(
     return result
 
 
-BLOCK = 32
-
-
-@_compiled
-def _greatest(values: NDArray[np.int64]) -> int:
-    greatest = values[0]
-    for index in range(1, len(values)):
-        greatest = max(greatest, values[index])
-    return int(greatest)
-
-
 @_compiled
 def top(values: NDArray[np.float32], count: int, indices: NDArray[np.int32], best: NDArray[np.float32]) -> int:
-    """The `count` greatest of values, greatest first, ties to the lower index. Returns how many there are.
-
-    No value is NaN; -0.0 counts as less than 0.0.
-
-    1. Value and index make one whole number, in order of the values and then of the lower index: the bits of a float
-       are in order once those of the negative ones are turned. A vector unit finds the greatest without a branch.
-    2. Each block of them has a head, its greatest. The greatest head is taken out, and its block gets another.
-    """
-    blocks = (len(values) + BLOCK - 1) // BLOCK
-    ordered = np.empty((blocks, BLOCK), np.int64)
-    heads = np.empty(blocks, np.int64)
-    flat = ordered.reshape(-1)
-    bits = values.view(np.int32)
+    """The `count` ≥ 1 greatest of values, greatest first, ties to the lower index. Returns how many there are."""
+    kept = 0
     for index in range(len(values)):
-        ascending = bits[index] ^ ((bits[index] >> 31) & np.int32(0x7FFFFFFF))
-        flat[index] = (np.int64(ascending) << 32) - index
-    flat[len(values) :] = -(2**63)
-    for block in range(blocks):
-        heads[block] = _greatest(ordered[block])
-    kept = min(count, len(values))
-    for place in range(kept):
-        found = -_greatest(heads) & 0xFFFFFFFF
-        flat[found] = -(2**63)
-        heads[found // BLOCK] = _greatest(ordered[found // BLOCK])
-        indices[place] = found
-        best[place] = values[found]
+        value = values[index]
+        if kept == count and value <= best[kept - 1]:
+            continue
+        place = kept if kept < count else count - 1
+        while place > 0 and best[place - 1] < value:
+            best[place] = best[place - 1]
+            indices[place] = indices[place - 1]
+            place -= 1
+        best[place] = value
+        indices[place] = index
+        kept = min(kept + 1, count)
     return kept
 
 
@@ -407,9 +384,9 @@ def vote_and_rank(
     users, size = items.shape
     most = clusters.shape[1] * owner_items.shape[1] + len(closeness) * anchor_items.shape[1] + len(popular)
     found = np.empty(most, np.int32)
-    votes = np.zeros(most, np.float32)  # these three are as they are here at the begin of each user
-    leader = np.full((2, most), -1, np.int32)
-    given = np.zeros((2, most), np.float32)
+    votes = np.empty(most, np.float32)
+    leader = np.empty((2, most), np.int32)
+    given = np.empty((2, most), np.float32)
     mine = np.zeros(1024, np.uint64)  # a bit for each fingerprint
     order = np.empty(size, np.int32)
     best = np.empty(size, np.float32)
@@ -417,29 +394,38 @@ def vote_and_rank(
         row = kept[user]
         # 1. Votes add up; each candidate remembers its strongest cluster and its strongest anchor.
         count = 0
-        for column in range(clusters.shape[1]):
-            owner = clusters[user, column]
-            share = memberships[user, column] * cluster_weight
-            count = _vote(
-                owner,
-                share,
-                owner_items[owner],
-                owner_scores[owner],
-                count,
-                place_of,
-                found,
-                votes,
-                leader[0],
-                given[0],
-            )
-        for back in range(min(len(closeness), row.events)):
-            slot = (np.int64(row.events) - 1 - back) % len(row.ring_item)
-            owner = _place_of(row.ring_item[slot], table, place)
-            if owner >= 0 and row.ring_weight[slot] >= 0:
-                listed, credit = anchor_items[owner], anchor_scores[owner]
-                count = _vote(
-                    owner, closeness[back], listed, credit, count, place_of, found, votes, leader[1], given[1]
-                )
+        for column in range(clusters.shape[1] + min(len(closeness), row.events)):
+            if column < clusters.shape[1]:
+                side, owner = 0, np.int64(clusters[user, column])
+                share = memberships[user, column] * cluster_weight
+            else:
+                back = column - clusters.shape[1]
+                slot = (np.int64(row.events) - 1 - back) % len(row.ring_item)
+                side, owner = 1, _place_of(row.ring_item[slot], table, place)
+                share = closeness[back]
+                if owner < 0 or row.ring_weight[slot] < 0:
+                    continue
+            listed = owner_items[owner] if side == 0 else anchor_items[owner]
+            credit = owner_scores[owner] if side == 0 else anchor_scores[owner]
+            for rank in range(len(listed)):
+                item = listed[rank]
+                if item < 0:
+                    break
+                vote = share * credit[rank]
+                candidate = place_of[item]
+                if candidate < 0:
+                    candidate = count
+                    count += 1
+                    place_of[item] = candidate
+                    found[candidate] = item
+                    votes[candidate] = 0
+                    for kind in range(2):
+                        leader[kind, candidate] = -1
+                        given[kind, candidate] = 0
+                votes[candidate] += vote
+                if vote > given[side, candidate]:
+                    given[side, candidate] = vote
+                    leader[side, candidate] = owner
         # 2. What the user has met, and what is hidden or expired, leaves.
         known = min(row.seen_count, len(row.seen))
         for index in range(known):
@@ -457,6 +443,10 @@ def vote_and_rank(
                 if place_of[item] < 0 and not _is_out(item, blocked, item_keys, mine):
                     place_of[item] = count
                     found[count] = item
+                    votes[count] = 0
+                    for kind in range(2):
+                        leader[kind, count] = -1
+                        given[kind, count] = 0
                     count += 1
                     left += 1
         for index in range(known):
@@ -467,9 +457,9 @@ def vote_and_rank(
                 if votes[candidate] > -np.inf:
                     item = found[candidate]
                     votes[candidate] += _dot(taste[user], item_vectors[item]) + item_bias[item]
-        listed = top(votes[:count], size, order, best)
+        chosen = top(votes[:count], size, order, best)
         for rank in range(size):
-            if rank < listed and best[rank] > -np.inf:
+            if rank < chosen and best[rank] > -np.inf:
                 candidate = order[rank]
                 items[user, rank] = found[candidate]
                 scores[user, rank] = best[rank]
@@ -484,41 +474,6 @@ def vote_and_rank(
         ranked[user] = left
         for candidate in range(count):
             place_of[found[candidate]] = -1
-        votes[:count] = 0
-        leader[:, :count] = -1
-        given[:, :count] = 0
-
-
-@_compiled
-def _vote(
-    owner: int,
-    share: np.float32,
-    listed: NDArray[np.int32],
-    credit: NDArray[np.float32],
-    count: int,
-    place_of: NDArray[np.int32],
-    found: NDArray[np.int32],
-    votes: NDArray[np.float32],
-    leader: NDArray[np.int32],
-    given: NDArray[np.float32],
-) -> int:
-    """One owner's votes for its shortlist. Returns how many candidates there are now."""
-    for rank in range(len(listed)):
-        item = listed[rank]
-        if item < 0:
-            break
-        vote = share * credit[rank]
-        candidate = place_of[item]
-        if candidate < 0:
-            candidate = count
-            count += 1
-            place_of[item] = candidate
-            found[candidate] = item
-        votes[candidate] += vote
-        if vote > given[candidate]:
-            given[candidate] = vote
-            leader[candidate] = owner
-    return count
 
 
 @_compiled

@@ -22,14 +22,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec import kernels, row_kernel
+from efficientrec import kernels
 from efficientrec.errors import RowUnreadable
 from efficientrec.interactions import DEFAULT_ADMISSION, REPEAT_IDS_MAX, Admission, Interactions
+from efficientrec.row_kernel import HEADER_BYTES, OLD_HEADER_BYTES, OLD_STATE_MAX, read_rows, write_rows
 
 if TYPE_CHECKING:
     from efficientrec.encoders import Encoder
@@ -42,7 +43,7 @@ TRAITS_MAX = 8
 ROW_BYTES_MAX = 4096
 ROWS_AT_A_TIME = 128  # packed, these stay in the processor's cache until they are copied out
 AT_MAX = 2**32 * 1000 - 1  # milliseconds: the ring keeps times in 32 bits, which last until 2106
-STATE_MAX = (ROW_BYTES_MAX - 88 - 16 * RING_SIZE - 2 * SEEN_SIZE - 12 * RECENT_SIZE - 8 * TRAITS_MAX) // 4
+STATE_MAX = (ROW_BYTES_MAX - HEADER_BYTES - 16 * RING_SIZE - 2 * SEEN_SIZE - 12 * RECENT_SIZE - 8 * TRAITS_MAX) // 4
 
 HEADER = np.dtype(
     [
@@ -83,17 +84,6 @@ KEPT = np.dtype(
 """A row in memory: its header, and every section but the state at its full size, zeros where there is nothing. What
 only the disk needs of the header (layout, state_count, partition) is 0."""
 _WHOLE = np.dtype((np.void, KEPT.itemsize))  # numpy copies a record field by field, and these bytes at once
-
-
-class Layout(NamedTuple):
-    """What differs between the layouts that this release reads."""
-
-    header_bytes: int
-    state_max: int
-    recent_size: int
-
-
-LAYOUTS = {1: Layout(72, 382, 16), LAYOUT: Layout(HEADER.itemsize, STATE_MAX, RECENT_SIZE)}
 
 Kind = TypeVar("Kind", bound=np.generic)
 
@@ -322,7 +312,7 @@ def pack(rows: Rows, partition: int | NDArray[np.integer]) -> list[bytes]:
     for first in range(0, users, ROWS_AT_A_TIME):
         some = slice(first, first + ROWS_AT_A_TIME)
         end = np.empty(len(partitions[some]), np.int64)
-        row_kernel.write_rows(rows.kept[some], heads[some], rows.state[some], LAYOUT, partitions[some], out, end)
+        write_rows(rows.kept[some], heads[some], rows.state[some], LAYOUT, partitions[some], out, end)
         ends = end.tolist()
         whole = out[: ends[-1]].tobytes()
         packed += [whole[a:b] for a, b in zip([0, *ends], ends, strict=False)]
@@ -338,7 +328,7 @@ def unpack(values: Sequence[bytes | None], width: int, model: int) -> Rows:
     rows = Rows(np.empty(len(values), KEPT), np.empty((len(values), width), np.float32))
     source = np.frombuffer(b"".join(filter(None, values)), np.uint8)
     length = np.array([-1 if value is None else len(value) for value in values], np.int64)
-    bad = row_kernel.read_rows(
+    bad = read_rows(
         source, length, LAYOUT, STATE_MAX, np.uint64(model), _NOTHING, rows.kept, _bytes_of(rows.kept), rows.state
     )
     if bad >= 0:
@@ -350,13 +340,13 @@ def _damage(row: bytes) -> str:
     """What is wrong with a row that the kernel refused."""
     if not row:
         return "a row has 0 bytes"
-    if row[0] not in LAYOUTS:
-        return f"a row has layout {row[0]}; this release reads layouts {sorted(LAYOUTS)}"
-    shape = LAYOUTS[row[0]]
-    if len(row) < shape.header_bytes:
-        return f"a row has {len(row)} bytes; the header alone has {shape.header_bytes}"
-    header = np.frombuffer(row[: shape.header_bytes].ljust(HEADER.itemsize, b"\0"), HEADER)[0]
-    told, most = (int(header["state_count"]), int(header["traits_count"])), (shape.state_max, TRAITS_MAX)
+    if row[0] not in (1, LAYOUT):
+        return f"a row has layout {row[0]}; this release reads layouts {[1, LAYOUT]}"
+    header_bytes, state_max = (HEADER.itemsize, STATE_MAX) if row[0] == LAYOUT else (OLD_HEADER_BYTES, OLD_STATE_MAX)
+    if len(row) < header_bytes:
+        return f"a row has {len(row)} bytes; the header alone has {header_bytes}"
+    header = np.frombuffer(row[:header_bytes].ljust(HEADER.itemsize, b"\0"), HEADER)[0]
+    told, most = (int(header["state_count"]), int(header["traits_count"])), (state_max, TRAITS_MAX)
     if told[0] > most[0] or told[1] > most[1]:
         return f"a row tells of {told} floats of state and traits; at most {most}"
     return f"a row has {len(row)} bytes, which is not what its header tells of: {header}"

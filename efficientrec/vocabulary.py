@@ -35,7 +35,7 @@ class Vocabulary:
             size *= 2
         self.table = np.zeros(size, np.uint64)
         self.place = np.zeros(size, np.int32)
-        """Where each key stands, as `kernels.lookup` reads it."""
+        """Of each key in `table`, its index; both as `kernels.lookup` reads them."""
         twice = kernels.hash_table(self.keys, self.table, self.place)
         if twice >= 0:
             raise ArtifactMismatch(f"item {self.ids[twice]!r} shares its key with another item of the vocabulary")
