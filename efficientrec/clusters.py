@@ -28,7 +28,6 @@ class Clusters:
         """Clusters (users, c) of the strongest memberships, strongest first, and the memberships, in [0, 1]."""
         logits = kernels.dense(vectors, self.weights, self.bias, False)
         chosen = np.empty((len(vectors), self.kept), np.int32)
-        best = np.empty((len(vectors), self.kept), np.float32)
-        kernels.top_rows(logits, chosen, best)
-        small = np.exp(-np.abs(best))  # of both forms of the sigmoid the one that cannot overflow
-        return chosen, (np.where(best < 0, small, np.float32(1)) / (1 + small)).astype(np.float32)
+        memberships = np.empty((len(vectors), self.kept), np.float32)
+        kernels.strongest(logits, chosen, memberships)
+        return chosen, memberships

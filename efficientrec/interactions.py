@@ -34,7 +34,7 @@ def keys_of(texts: Sequence[str]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, slots=True)
 class Interactions:
-    """The columns of a run of interactions of one partition, in offset order. All arrays have length (events,)."""
+    """The columns of a run of interactions, those of each user in offset order. All arrays have length (events,)."""
 
     users: Sequence[str]
     """The distinct users of the run, each once."""
@@ -49,7 +49,7 @@ class Interactions:
     arrived: NDArray[np.int64]
     """When the broker got the event, milliseconds since the epoch; 0 where that is unknown."""
     offset: NDArray[np.int64]
-    """Place in the partition; rises strictly."""
+    """Place in the user's partition; rises strictly for each user."""
     event: NDArray[np.uint64]
     """Key of the event's own id; 0 where the producer gave none."""
     excludes: NDArray[np.bool_]
@@ -153,4 +153,4 @@ class WeightPolicy:
         index = self.indices(types)
         span = self._span[index]
         line = (values - self._neutral[index]) / np.where(span == 0.0, 1.0, span)
-        return np.where(span == 0.0, self._weight[index], np.clip(line, -1.0, 1.0)).astype(np.float32)
+        return np.where(span == 0.0, self._weight[index], np.minimum(np.maximum(line, -1.0), 1.0)).astype(np.float32)

@@ -26,7 +26,7 @@ from efficientrec.list_kernel import (
     rounded,
 )
 
-BUILT_ON = "18dbf75b139e22bb"  # see compiled.py
+BUILT_ON = "a771c0327f170971"  # see compiled.py
 
 ITEM_BYTES = 160
 """Most that an item and its reasons take beside the ids of items."""
@@ -62,19 +62,21 @@ def rank_members(most: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 @compiled
 def _put_digits(out: NDArray[np.uint8], at: int, number: int, width: int) -> int:
     """A number that is not negative, in so many digits."""
+    into = out[at : at + width]
+    rest = np.uint64(number)  # a division that need not look for a sign
     for place in range(width - 1, -1, -1):
-        out[at + place] = _ZERO + number % 10
-        number //= 10
+        into[place] = np.uint64(_ZERO) + rest % np.uint64(10)
+        rest //= np.uint64(10)
     return at + width
 
 
 @compiled
 def _put_number(out: NDArray[np.uint8], at: int, number: int) -> int:
     """A number that is not negative."""
-    width, rest = 1, number // 10
-    while rest > 0:
+    width, bound = 1, 10
+    while number >= bound and width < 19:
         width += 1
-        rest //= 10
+        bound *= 10
     return int(_put_digits(out, at, number, width))
 
 

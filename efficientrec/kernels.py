@@ -20,28 +20,6 @@ BUILT_ON = "81cd933c65c14d61"  # see compiled.py
 
 
 @compiled
-def gather(
-    source: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64], out: NDArray[np.uint8]
-) -> None:
-    """Copies `length[u]` bytes from `start[u]` of source into row u of out (users, bytes), and moves start on."""
-    for user in range(len(start)):
-        begin, count = start[user], length[user]
-        out[user, :count] = source[begin : begin + count]
-        start[user] = begin + count
-
-
-@compiled
-def scatter(
-    rows: NDArray[np.uint8], length: NDArray[np.int64], out: NDArray[np.uint8], start: NDArray[np.int64]
-) -> None:
-    """The way back: the first `length[u]` bytes of row u go to `start[u]` of out, and start moves on."""
-    for user in range(len(start)):
-        begin, count = start[user], length[user]
-        out[begin : begin + count] = rows[user, :count]
-        start[user] = begin + count
-
-
-@compiled
 def _contains(values: Any, count: int, value: Any) -> bool:
     found = False
     for index in range(min(count, len(values))):  # no early exit: the loop stays a straight vector comparison
@@ -106,77 +84,72 @@ def fold_history(
     repeat_ids: int,
     repeat_seconds: float,
     events_per_second: int,
-    row_offset: NDArray[np.int64],
-    row_at: NDArray[np.int64],
-    begun: NDArray[np.int64],
-    second: NDArray[np.uint32],
-    in_second: NDArray[np.uint32],
-    events: NDArray[np.uint32],
-    liked: NDArray[np.uint32],
-    disliked: NDArray[np.uint32],
-    ring_item: NDArray[np.uint64],
-    ring_weight: NDArray[np.float32],
-    ring_at: NDArray[np.uint32],
-    seen_count: NDArray[np.uint32],
-    seen: NDArray[np.uint16],
-    recent_count: NDArray[np.uint32],
-    recent: NDArray[np.uint64],
-    recent_at: NDArray[np.uint32],
+    kept: NDArray[np.void],
     outcome: NDArray[np.uint8],
-) -> None:
+    changed: NDArray[np.bool_],
+) -> int:
     """What a run does to everything in a row but the encoder's state.
 
-    Events in offset order, times in [0, AT_MAX]; rows are changed in place. repeat_ids, repeat_seconds,
-    events_per_second: as in interactions.Admission.
+    Each user's events in offset order, times in [0, AT_MAX]; kept (users,), records of profile.KEPT, are changed in
+    place. repeat_ids, repeat_seconds, events_per_second: as in interactions.Admission.
 
     outcome (events,): 0 counted, 1 folded before (its offset is not above the row's), 2 the producer sent it twice,
-    3 one too many of its user's in that second.
+    3 one too many of its user's in that second. changed (users,): whether the row's offset moved on.
+
+    Returns -1, or the place of an event that would spoil a row: of no user, without a weight, since one NaN would stay,
+    or at an offset that falls, since it would be lost. The rows are then of no use.
     """
-    ring_size, seen_size, recent_size = ring_item.shape[1], seen.shape[1], recent.shape[1]
+    last = np.full(len(kept), -(2**63), np.int64)
+    changed[:] = False
     for index in range(len(user)):
-        row = user[index]
-        if offset[index] <= row_offset[row]:
+        if not (0 <= user[index] < len(kept) and abs(weight[index]) <= 1 and offset[index] > last[user[index]]):
+            return index
+        last[user[index]] = offset[index]
+        row = kept[user[index]]
+        if offset[index] <= row.offset:
             outcome[index] = 1
             continue
-        row_offset[row] = offset[index]
+        row.offset = offset[index]
+        changed[user[index]] = True
         arrival = min(max(arrived[index] // 1000, 0), 2**32 - 1)
         noted = max(arrival, 1)  # 0 would mean unknown
-        if event[index] != 0 and _contains(recent[row], recent_count[row], event[index]):  # quick, and seldom true
-            known = np.int64(recent_count[row])
-            if _is_repeat(recent[row], recent_at[row], known, event[index], noted, repeat_ids, repeat_seconds):
+        if event[index] != 0 and _contains(row.recent, row.recent_count, event[index]):  # quick, and seldom true
+            known = np.int64(row.recent_count)
+            if _is_repeat(row.recent, row.recent_at, known, event[index], noted, repeat_ids, repeat_seconds):
                 outcome[index] = 2
                 continue
         if events_per_second > 0:
-            if arrival > second[row]:
-                second[row] = arrival
-                in_second[row] = 0
-            if in_second[row] >= events_per_second:
+            if arrival > row.second:
+                row.second = arrival
+                row.in_second = 0
+            if row.in_second >= events_per_second:
                 outcome[index] = 3
                 continue
-            in_second[row] += 1
+            row.in_second += 1
         if event[index] != 0:
-            slot = recent_count[row] % recent_size
-            recent[row, slot] = event[index]
-            recent_at[row, slot] = noted
-            recent_count[row] += 1
+            slot = row.recent_count % len(row.recent)
+            row.recent[slot] = event[index]
+            row.recent_at[slot] = noted
+            row.recent_count += 1
         outcome[index] = 0
-        if events[row] == 0:
-            begun[row] = offset[index]
-        slot = events[row] % ring_size
-        ring_item[row, slot] = item[index]
-        ring_weight[row, slot] = weight[index]
-        ring_at[row, slot] = np.uint32(at[index] // 1000)
-        events[row] += 1
+        if row.events == 0:
+            row.begun = offset[index]
+        slot = row.events % len(row.ring_item)
+        row.ring_item[slot] = item[index]
+        row.ring_weight[slot] = weight[index]
+        row.ring_at[slot] = np.uint32(at[index] // 1000)
+        row.events += 1
         if weight[index] > 0:
-            liked[row] += 1
+            row.liked += 1
         elif weight[index] < 0:
-            disliked[row] += 1
+            row.disliked += 1
         if excludes[index]:
             fingerprint = np.uint16(item[index] & np.uint64(0xFFFF))
-            if not _contains(seen[row], seen_count[row], fingerprint):
-                seen[row, seen_count[row] % seen_size] = fingerprint
-                seen_count[row] += 1
-        row_at[row] = max(row_at[row], at[index])
+            if not _contains(row.seen, row.seen_count, fingerprint):
+                row.seen[row.seen_count % len(row.seen)] = fingerprint
+                row.seen_count += 1
+        row.at = max(row.at, at[index])
+    return -1
 
 
 @compiled
@@ -219,20 +192,25 @@ def accumulate(
 
 
 @compiled
+def _place_of(key: np.uint64, table: NDArray[np.uint64], place: NDArray[np.int32]) -> int:
+    mask = np.uint64(len(table) - 1)
+    slot = key & mask
+    while table[slot] != 0:
+        if table[slot] == key:
+            return int(place[slot])
+        slot = (slot + np.uint64(1)) & mask
+    return -1
+
+
+@compiled
 def lookup(keys: NDArray[np.uint64], table: NDArray[np.uint64], place: NDArray[np.int32]) -> NDArray[np.int32]:
     """Index of each key, -1 where absent.
 
     table, place: open addressing, a power of two long, key 0 for an empty slot.
     """
-    mask = np.uint64(len(table) - 1)
-    found = np.full(len(keys), -1, np.int32)
+    found = np.empty(len(keys), np.int32)
     for index in range(len(keys)):
-        slot = keys[index] & mask
-        while table[slot] != 0:
-            if table[slot] == keys[index]:
-                found[index] = place[slot]
-                break
-            slot = (slot + np.uint64(1)) & mask
+        found[index] = _place_of(keys[index], table, place)
     return found
 
 
@@ -252,16 +230,74 @@ def hash_table(keys: NDArray[np.uint64], table: NDArray[np.uint64], place: NDArr
 
 
 @compiled
+def taste(state: NDArray[np.float32], dislike: np.float32) -> NDArray[np.float32]:
+    """(A⁺ - γ A⁻) / √(1 + n⁺ + γ n⁻) of each row of state (users, 2d + 2)."""
+    width = state.shape[1] // 2 - 1
+    result = np.empty((len(state), width), np.float32)
+    for row in range(len(state)):
+        length = math.sqrt(np.float32(1.0) + state[row, 2 * width] + dislike * state[row, 2 * width + 1])
+        for column in range(width):
+            result[row, column] = (state[row, column] - dislike * state[row, width + column]) / length
+    return result
+
+
+@compiled
+def vector_inputs(
+    state: NDArray[np.float32],
+    kept: NDArray[np.void],
+    trait_keys: NDArray[np.uint64],
+    trait_vectors: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """(users, 2d + 2 + t): the means of likes and dislikes, the logarithms of 1 + their weights, and the mean of the
+    vectors of the traits that the model knows."""
+    width, traits = state.shape[1] // 2 - 1, trait_vectors.shape[1]
+    inputs = np.zeros((len(state), 2 * width + 2 + traits), np.float32)
+    for row in range(len(state)):
+        for side in range(2):
+            weight = state[row, 2 * width + side]
+            first = side * width
+            for column in range(first, first + width):
+                inputs[row, column] = state[row, column] / (np.float32(1.0) + weight)
+            inputs[row, 2 * width + side] = math.log1p(weight)
+        mean = inputs[row, 2 * width + 2 :]
+        known = np.float32(0.0)
+        for trait in range(kept[row].traits_count):
+            key = kept[row].traits[trait]
+            place = np.searchsorted(trait_keys, key)
+            if place < len(trait_keys) and trait_keys[place] == key:
+                known += np.float32(1.0)
+                for column in range(traits):
+                    mean[column] += trait_vectors[place, column]
+        for column in range(traits):
+            mean[column] /= max(known, np.float32(1.0))
+    return inputs
+
+
+@compiled
 def dense(
     inputs: NDArray[np.float32], weights: NDArray[np.float32], bias: NDArray[np.float32], relu: bool
 ) -> NDArray[np.float32]:
-    """inputs @ weights + bias, row by row, so that a row's result does not depend on how many rows come with it."""
+    """inputs @ weights + bias. Every sum starts at the bias and goes through the terms in order, whether its row is
+    computed alone or with others, so that a row's result does not depend on how many rows come with it."""
     rows, width, outputs = inputs.shape[0], inputs.shape[1], weights.shape[1]
     result = np.empty((rows, outputs), np.float32)
     for row in range(rows):
-        for column in range(outputs):
-            result[row, column] = bias[column]
-        for term in range(width):
+        result[row] = bias
+    fours, pairs = rows // 4 * 4, width // 2 * 2
+    for row in range(0, fours, 4):  # four rows and two terms at once: half of the time went into loads and stores
+        a, b, c, d = result[row], result[row + 1], result[row + 2], result[row + 3]
+        for term in range(0, pairs, 2):
+            a1, b1, c1, d1 = inputs[row, term], inputs[row + 1, term], inputs[row + 2, term], inputs[row + 3, term]
+            after = term + 1
+            a2, b2, c2, d2 = inputs[row, after], inputs[row + 1, after], inputs[row + 2, after], inputs[row + 3, after]
+            for column in range(outputs):
+                first, second = weights[term, column], weights[after, column]
+                a[column] = (a[column] + a1 * first) + a2 * second
+                b[column] = (b[column] + b1 * first) + b2 * second
+                c[column] = (c[column] + c1 * first) + c2 * second
+                d[column] = (d[column] + d1 * first) + d2 * second
+    for row in range(rows):
+        for term in range(pairs if row < fours else 0, width):
             value = inputs[row, term]
             for column in range(outputs):
                 result[row, column] += value * weights[term, column]
@@ -291,10 +327,15 @@ def top(values: NDArray[np.float32], count: int, indices: NDArray[np.int32], bes
 
 
 @compiled
-def top_rows(values: NDArray[np.float32], indices: NDArray[np.int32], best: NDArray[np.float32]) -> None:
-    """`top` for each row of values (rows, n); indices and best (rows, count), count ≤ n, are filled."""
-    for row in range(len(values)):
-        top(values[row], indices.shape[1], indices[row], best[row])
+def strongest(logits: NDArray[np.float32], indices: NDArray[np.int32], memberships: NDArray[np.float32]) -> None:
+    """The sigmoids of the greatest logits (users, n), greatest first, and where these stand; indices and memberships
+    (users, count), count ≤ n, are filled. The sigmoid keeps the order, so the others need none."""
+    for row in range(len(logits)):
+        best = memberships[row]
+        top(logits[row], indices.shape[1], indices[row], best)
+        for place in range(len(best)):
+            small = math.exp(-abs(np.float64(best[place])))  # of both forms the one that cannot overflow
+            best[place] = (small if best[place] < 0 else 1.0) / (1.0 + small)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
@@ -308,21 +349,23 @@ def _dot(left: NDArray[np.float32], right: NDArray[np.float32]) -> np.float32:
 
 @compiled
 def vote_and_rank(
-    voters: NDArray[np.int32],
-    shares: NDArray[np.float32],
-    clusters: int,
+    clusters: NDArray[np.int32],
+    memberships: NDArray[np.float32],
+    cluster_weight: np.float32,
+    closeness: NDArray[np.float32],
     owner_items: NDArray[np.int32],
     owner_scores: NDArray[np.float32],
     anchor_items: NDArray[np.int32],
     anchor_scores: NDArray[np.float32],
     popular: NDArray[np.int32],
+    kept: NDArray[np.void],
     taste: NDArray[np.float32],
     item_vectors: NDArray[np.float32],
     item_bias: NDArray[np.float32],
     item_keys: NDArray[np.uint64],
+    table: NDArray[np.uint64],
+    place: NDArray[np.int32],
     blocked: NDArray[np.bool_],
-    seen_count: NDArray[np.uint32],
-    seen: NDArray[np.uint16],
     exact: bool,
     place_of: NDArray[np.int32],
     items: NDArray[np.int32],
@@ -333,32 +376,39 @@ def vote_and_rank(
 ) -> None:
     """Votes, exclusions, exact scores and the best N, one user after another; steps as in recommend.py.
 
-    voters, shares (users, v): the first `clusters` columns are clusters, the others anchors (items); -1 for none.
+    clusters, memberships (users, c). closeness (a,): weight of the vote of the newest anchor, of the one before it, …
     owner_*, anchor_* (owners, L): shortlists, best first, -1 for none. popular (p,): for who has too few candidates.
+    kept (users,): records of profile.KEPT. table, place: as in `lookup`, over item_keys.
     place_of (items,): room to work in, -1 everywhere before and after.
     items, scores (users, N), strongest, part (users, N, 2): filled; strongest cluster and anchor of each item and the
     part each gave. ranked (users,): how many items were left to rank.
     """
     users, size = items.shape
-    most = voters.shape[1] * max(owner_items.shape[1], anchor_items.shape[1]) + len(popular)
+    most = clusters.shape[1] * owner_items.shape[1] + len(closeness) * anchor_items.shape[1] + len(popular)
     found = np.empty(most, np.int32)
     votes = np.empty(most, np.float32)
     leader = np.empty((2, most), np.int32)
     given = np.empty((2, most), np.float32)
-    mine = np.zeros(65_536, np.bool_)
+    mine = np.zeros(1024, np.uint64)  # a bit for each fingerprint
     order = np.empty(size, np.int32)
     best = np.empty(size, np.float32)
     for user in range(users):
+        row = kept[user]
         # 1. Votes add up; each candidate remembers its strongest cluster and its strongest anchor.
         count = 0
-        for column in range(voters.shape[1]):
-            owner = voters[user, column]
-            if owner < 0:
-                continue
-            side = 0 if column < clusters else 1
+        for column in range(clusters.shape[1] + min(len(closeness), row.events)):
+            if column < clusters.shape[1]:
+                side, owner = 0, np.int64(clusters[user, column])
+                share = memberships[user, column] * cluster_weight
+            else:
+                back = column - clusters.shape[1]
+                slot = (np.int64(row.events) - 1 - back) % len(row.ring_item)
+                side, owner = 1, _place_of(row.ring_item[slot], table, place)
+                share = closeness[back]
+                if owner < 0 or row.ring_weight[slot] < 0:
+                    continue
             listed = owner_items[owner] if side == 0 else anchor_items[owner]
             credit = owner_scores[owner] if side == 0 else anchor_scores[owner]
-            share = shares[user, column]
             for rank in range(len(listed)):
                 item = listed[rank]
                 if item < 0:
@@ -379,23 +429,20 @@ def vote_and_rank(
                     given[side, candidate] = vote
                     leader[side, candidate] = owner
         # 2. What the user has met, and what is hidden or expired, leaves.
-        known = min(seen_count[user], seen.shape[1])
+        known = min(row.seen_count, len(row.seen))
         for index in range(known):
-            mine[seen[user, index]] = True
+            mine[row.seen[index] >> 6] |= np.uint64(1) << np.uint64(row.seen[index] & 63)
         left = 0
         for candidate in range(count):
-            item = found[candidate]
-            if blocked[item] or mine[item_keys[item] & np.uint64(0xFFFF)]:
+            if _is_out(found[candidate], blocked, item_keys, mine):
                 votes[candidate] = -np.inf
             else:
                 left += 1
         # 3. Who has hardly a candidate left gets what is popular, with no vote behind it.
         if left < 2 * size:
-            for place in range(len(popular)):
-                item = popular[place]
-                if blocked[item] or mine[item_keys[item] & np.uint64(0xFFFF)]:
-                    continue
-                if place_of[item] < 0:
+            for index in range(len(popular)):
+                item = popular[index]
+                if place_of[item] < 0 and not _is_out(item, blocked, item_keys, mine):
                     place_of[item] = count
                     found[count] = item
                     votes[count] = 0
@@ -405,28 +452,34 @@ def vote_and_rank(
                     count += 1
                     left += 1
         for index in range(known):
-            mine[seen[user, index]] = False
+            mine[row.seen[index] >> 6] = 0
         # 4. Exact scores, and the best N with what speaks for each.
         if exact:
             for candidate in range(count):
                 if votes[candidate] > -np.inf:
                     item = found[candidate]
                     votes[candidate] += _dot(taste[user], item_vectors[item]) + item_bias[item]
-        kept = top(votes[:count], size, order, best)
-        for place in range(size):
-            if place < kept and best[place] > -np.inf:
-                candidate = order[place]
-                items[user, place] = found[candidate]
-                scores[user, place] = best[place]
+        chosen = top(votes[:count], size, order, best)
+        for rank in range(size):
+            if rank < chosen and best[rank] > -np.inf:
+                candidate = order[rank]
+                items[user, rank] = found[candidate]
+                scores[user, rank] = best[rank]
                 for kind in range(2):
-                    strongest[user, place, kind] = leader[kind, candidate]
-                    part[user, place, kind] = given[kind, candidate]
+                    strongest[user, rank, kind] = leader[kind, candidate]
+                    part[user, rank, kind] = given[kind, candidate]
             else:
-                items[user, place] = -1
-                scores[user, place] = 0
-                for kind in range(2):
-                    strongest[user, place, kind] = -1
-                    part[user, place, kind] = 0
+                items[user, rank] = -1
+                scores[user, rank] = 0
+                strongest[user, rank] = -1
+                part[user, rank] = 0
         ranked[user] = left
         for candidate in range(count):
             place_of[found[candidate]] = -1
+
+
+@compiled
+def _is_out(item: int, blocked: NDArray[np.bool_], item_keys: NDArray[np.uint64], mine: NDArray[np.uint64]) -> bool:
+    fingerprint = item_keys[item] & np.uint64(0xFFFF)
+    seen = mine[fingerprint >> np.uint64(6)] >> (fingerprint & np.uint64(63))
+    return bool(blocked[item] or seen & np.uint64(1))

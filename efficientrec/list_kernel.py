@@ -31,9 +31,34 @@ def concatenated(texts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.
 @compiled
 def put(out: NDArray[np.uint8], at: int, text: NDArray[np.uint8]) -> int:
     """Copies a text to `at` of out; returns where it ends there."""
+    into = out[at : at + len(text)]  # sliced first, so that the loop is a plain copy: no index can be negative
     for place in range(len(text)):
-        out[at + place] = text[place]
+        into[place] = text[place]
     return at + len(text)
+
+
+@compiled
+def room_of(
+    items: NDArray[np.int32],
+    strongest: NDArray[np.int32],
+    id_start: NDArray[np.int64],
+    clusters: int,
+    item_bytes: int,
+    cluster_bytes: int,
+) -> int:
+    """Most bytes that these lists, of so many clusters each, take beside their heads.
+
+    items (users, N), strongest (users, N, 2): as in `recommend.Recommendations`. id_start (items + 1,): where each id
+    begins as it is written. item_bytes, cluster_bytes: most that an item takes beside its ids, and a cluster.
+    """
+    users, listed = items.shape
+    room = users * (item_bytes * (listed + 1) + cluster_bytes * clusters)
+    for user in range(users):
+        for place in range(listed):
+            for item in (items[user, place], strongest[user, place, 1]):
+                if item >= 0:
+                    room += id_start[item + 1] - id_start[item]
+    return int(room)
 
 
 @compiled

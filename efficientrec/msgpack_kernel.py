@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from efficientrec.compiled import compiled
 from efficientrec.list_kernel import SCORE_SCALE, SHARE_SCALE, concatenated, constant, put, reasons_of, rounded
 
-BUILT_ON = "18dbf75b139e22bb"  # see compiled.py
+BUILT_ON = "a771c0327f170971"  # see compiled.py
 
 ITEM_BYTES = 112
 """Most that an item and its reasons take beside the ids of items."""

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec import kernels
-from efficientrec.model import Model
+from efficientrec.model import Blend, Model
 from efficientrec.profile import Rows
 
 _own = threading.local()
@@ -55,8 +56,8 @@ def recommend(
     """
     if size < 1:
         raise AssertionError(f"a list of {size} items was asked for; expected at least 1")
-    mine = (rows.model == np.uint64(model.encoder.key)) | (rows.model == 0)  # 0: of this user nothing is known
-    if rows.state.shape[1] != model.encoder.width or not mine.all():
+    other = (rows.model != np.uint64(model.encoder.key)) & (rows.model != 0)  # 0: of this user nothing is known
+    if rows.state.shape[1] != model.encoder.width or other.any():
         raise AssertionError(
             f"rows of the models {np.unique(rows.model)}, {rows.state.shape[1]} wide; "
             f"expected rows that {model.version} ({model.encoder.key}, {model.encoder.width} wide) has built"
@@ -65,7 +66,6 @@ def recommend(
         raise AssertionError(f"blocked has shape {blocked.shape}; expected one for each of {len(model.items)} items")
     users = len(rows)
     clusters, memberships = model.clusters.assign(model.encoder.vector(rows))
-    anchors, closeness = _anchors(model, rows)
     result = Recommendations(
         items=np.empty((users, size), np.int32),
         scores=np.empty((users, size), np.float32),
@@ -76,21 +76,23 @@ def recommend(
         ranked=np.empty(users, np.int32),
     )
     kernels.vote_and_rank(
-        np.concatenate((clusters, anchors), axis=1),
-        np.concatenate((memberships * np.float32(model.blend.cluster_weight), closeness), axis=1),
-        clusters.shape[1],
+        clusters,
+        memberships,
+        np.float32(model.blend.cluster_weight),
+        _closeness(model.blend),
         model.cluster_shortlists.items,
         model.cluster_shortlists.scores,
         model.anchor_shortlists.items,
         model.anchor_shortlists.scores,
         model.popular,
+        rows.kept,
         model.encoder.taste(rows),
         model.ranking_vectors,
         model.item_bias,
         model.items.keys,
+        model.items.table,
+        model.items.place,
         np.zeros(len(model.items), np.bool_) if blocked is None else blocked,
-        rows.seen_count,
-        rows.seen,
         exact,
         _room_for(len(model.items)),
         result.items,
@@ -110,10 +112,8 @@ def _room_for(items: int) -> NDArray[np.int32]:
     return room
 
 
-def _anchors(model: Model, rows: Rows) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Items (users, a) that vote by what follows them, -1 for none, and the weight of each one's vote."""
-    keys, weights = rows.latest(model.blend.anchors)
-    anchors = np.where(weights >= 0, model.items.find(np.ascontiguousarray(keys)), np.int32(-1))
-    fading = np.float32(model.blend.anchor_decay) ** np.arange(model.blend.anchors, dtype=np.float32)
-    closeness = np.broadcast_to(fading * np.float32(model.blend.anchor_weight), anchors.shape)
-    return anchors, np.ascontiguousarray(closeness)
+@cache
+def _closeness(blend: Blend) -> NDArray[np.float32]:
+    """(a,) the weight of each anchor's vote, newest first."""
+    fading = np.float32(blend.anchor_decay) ** np.arange(blend.anchors, dtype=np.float32)
+    return fading * np.float32(blend.anchor_weight)

@@ -35,10 +35,11 @@ class Vocabulary:
         size = 16
         while size < 2 * len(self.ids):  # at most half full: a search ends after a step or two
             size *= 2
-        self._table = np.zeros(size, np.uint64)
-        self._place = np.zeros(size, np.int32)
+        self.table = np.zeros(size, np.uint64)
+        self.place = np.zeros(size, np.int32)
+        """Of each key in `table`, its index; both as `kernels.lookup` reads them."""
         self._written: dict[Callable[[Sequence[str]], Written], Written] = {}
-        twice = kernels.hash_table(self.keys, self._table, self._place)
+        twice = kernels.hash_table(self.keys, self.table, self.place)
         if twice >= 0:
             raise ArtifactMismatch(f"item {self.ids[twice]!r} shares its key with another item of the vocabulary")
 
@@ -53,5 +54,5 @@ class Vocabulary:
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
         """The index of each key, in the shape of keys; -1 for an item that the model does not know."""
-        found: NDArray[np.int32] = kernels.lookup(keys.reshape(-1), self._table, self._place)
+        found: NDArray[np.int32] = kernels.lookup(keys.reshape(-1), self.table, self.place)
         return found.reshape(keys.shape)

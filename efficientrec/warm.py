@@ -14,6 +14,7 @@ from efficientrec import json_kernel, kernels, msgpack_kernel, profile
 from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.interactions import Interactions, key_of
+from efficientrec.list_kernel import room_of
 from efficientrec.model import Blend, Model
 from efficientrec.recommend import Recommendations, recommend
 from efficientrec.shortlists import Shortlists
@@ -42,10 +43,13 @@ def warm(*writers: ModuleType) -> None:
 def _write(model: Model, lists: Recommendations, kernel: ModuleType) -> None:
     heads = np.frombuffer(b"{}" * len(lists.items), np.uint8)
     head_end = np.arange(2, len(heads) + 1, 2)
-    out, end = np.empty(10_000, np.uint8), np.empty(len(head_end), np.int64)
+    ids, id_start = model.items.written(kernel.id_members)
+    sizes = (lists.clusters.shape[1], kernel.ITEM_BYTES, kernel.CLUSTER_BYTES)
+    room = room_of(lists.items, lists.strongest, id_start, *sizes)
+    out, end = np.empty(len(heads) + room, np.uint8), np.empty(len(head_end), np.int64)
     recommended = (lists.clusters, lists.memberships, lists.items, lists.scores, lists.strongest, lists.part)
-    members = (*model.items.written(kernel.id_members), *kernel.rank_members(lists.items.shape[1]))
-    kernel.write_lists(heads, head_end, *recommended, *members, out, end)
+    ranks = kernel.rank_members(lists.items.shape[1])
+    kernel.write_lists(heads, head_end, *recommended, ids, id_start, *ranks, out, end)
 
 
 def _run(model: Model, offset: int) -> Interactions:

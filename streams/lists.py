@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from types import ModuleType
 from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from efficientrec import json_kernel, msgpack_kernel
+from efficientrec.list_kernel import room_of
 from efficientrec.model import Model
 from efficientrec.recommend import Recommendations
 from streams.records import (
@@ -55,13 +56,14 @@ def personal_lists(
     encode, kernel = LIST_ENCODERS[list_format], KERNELS[list_format]
     ids, id_start = model.items.written(kernel.id_members)
     ranks = kernel.rank_members(recommendations.items.shape[1])
-    room = _room(recommendations, np.diff(id_start), kernel)
+    sizes = (recommendations.clusters.shape[1], kernel.ITEM_BYTES, kernel.CLUSTER_BYTES)
     records: list[bytes] = []
     for first in range(0, len(causes), USERS_AT_A_TIME):
         some = slice(first, first + USERS_AT_A_TIME)
         heads = [encode(_head(cause, model.version, generated_at, reason)) for cause in causes[some]]
-        head_end = np.cumsum([len(head) for head in heads])
-        out = np.empty(int(head_end[-1]) + int(room[some].sum()), np.uint8)
+        head_end = np.array(list(accumulate(map(len, heads))), np.int64)
+        room = room_of(recommendations.items[some], recommendations.strongest[some], id_start, *sizes)
+        out = np.empty(int(head_end[-1]) + room, np.uint8)
         end = np.empty(len(heads), np.int64)
         kernel.write_lists(
             np.frombuffer(b"".join(heads), np.uint8),
@@ -81,15 +83,6 @@ def personal_lists(
         written, ends = out.data, end.tolist()
         records += [bytes(written[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
     return records
-
-
-def _room(recommendations: Recommendations, id_bytes: NDArray[np.int64], kernel: ModuleType) -> NDArray[np.int64]:
-    """(users,) the most bytes that each list can take beside its head."""
-    named = (recommendations.items, recommendations.strongest[:, :, 1])
-    ids = sum(np.where(items >= 0, id_bytes[items], 0).sum(axis=1) for items in named)
-    listed, clusters = recommendations.items.shape[1], recommendations.clusters.shape[1]
-    room: NDArray[np.int64] = ids + (kernel.ITEM_BYTES * (listed + 1) + kernel.CLUSTER_BYTES * clusters)
-    return room
 
 
 def popular_lists(

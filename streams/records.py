@@ -11,7 +11,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -248,25 +248,28 @@ def decode_interactions(
     would need proof that a value such as `{},{}` cannot shift its neighbours.
     """
     latest_ms = now_ms + future_tolerance_ms
-    events: list[Interaction] | None
-    index: Sequence[int] = range(len(values))
+    index = np.arange(len(values))
     rejected: list[Rejected] = []
+    numbers = None
     try:
         events = list(map(_decode_interaction, values))  # type: ignore[arg-type]  # a null raises TypeError
     except _UNDECODABLE:
-        events = None
-    if events is None or not _all_usable(events, keys, policy, latest_ms):
-        events, index = [], []
+        pass
+    else:
+        numbers = _usable_numbers(events, keys, policy, latest_ms)
+    if numbers is None:
+        events, good = [], []
         for place, (value, key) in enumerate(zip(values, keys, strict=True)):
             try:
                 events.append(decode_interaction(value, key, policy, latest_ms))
-                index.append(place)
+                good.append(place)
             except InteractionInvalid as error:
                 rejected.append(Rejected(place, error.reason, str(error)))
-    places = np.array(index, np.intp)
-    offset, arrived = np.asarray(offsets, np.int64)[places], np.asarray(timestamps, np.int64)[places]
-    stand_ins = None if origins is None else [origins[place] for place in index]
-    return _columns(events, places, offset, np.maximum(arrived, 0), policy, stand_ins, rejected)
+        index = np.array(good, np.intp)
+        numbers = _numbers(events)
+    offset, arrived = np.asarray(offsets, np.int64)[index], np.asarray(timestamps, np.int64)[index]
+    stand_ins = None if origins is None else [origins[place] for place in index.tolist()]
+    return _columns(events, numbers, index, offset, np.maximum(arrived, 0), policy, stand_ins, rejected)
 
 
 def decode_interaction(value: bytes | None, key: bytes | None, policy: WeightPolicy, latest_ms: int) -> Interaction:
@@ -360,31 +363,49 @@ def _parsed(value: bytes | None) -> Interaction:
         raise InteractionInvalid("undecodable", f"{error}; expected a JSON object in UTF-8") from error
 
 
-def _all_usable(events: list[Interaction], keys: Sequence[bytes | None], policy: WeightPolicy, latest_ms: int) -> bool:
-    """Whether `decode_interaction` would accept all of them; a doubt counts as no."""
+class _Numbers(NamedTuple):
+    """What is a number in events: values, NaN where there is none (JSON has no NaN of its own), and times in
+    milliseconds."""
+
+    values: NDArray[np.float64]
+    at: NDArray[np.float64]
+
+
+def _numbers(events: list[Interaction]) -> _Numbers:
+    values = np.array([math.nan if event.value is None else event.value for event in events], np.float64)
+    return _Numbers(values, _moments_ms([event.event_time for event in events]))
+
+
+def _usable_numbers(
+    events: list[Interaction], keys: Sequence[bytes | None], policy: WeightPolicy, latest_ms: int
+) -> _Numbers | None:
+    """The events' numbers if `decode_interaction` would accept all events; a doubt counts as no."""
     if not events:
-        return True
+        return _numbers(events)
     users = [event.user_id for event in events]
     items = [event.item_id for event in events]
     names = [event.event_id or "" for event in events] + [event.rec_id or "" for event in events]
     kinds = {event.event_type for event in events}
     if "" in kinds or not kinds <= policy.rules.keys():
-        return False
+        return None
     if not all(users) or not all(items) or list(map(str.encode, users)) != list(keys):
-        return False
+        return None
     longest = max(max(map(len, users)), max(map(len, items)), max(map(len, names)))
     if longest > ID_BYTES_MAX // 4:  # no character takes more than four bytes
-        return False
-    values = _values(events)
+        return None
+    numbers = _numbers(events)
     needy = {kind for kind in kinds if policy.rules[kind].needs_value}
-    if np.isinf(values).any() or (needy and any(event.value is None and event.event_type in needy for event in events)):
-        return False
-    at = _moments_ms([event.event_time for event in events])
-    return bool((at >= 0).all() and (at <= min(latest_ms, _MILLISECONDS_END - 1)).all())  # NaN fails both
+    if np.isinf(numbers.values).any() or (
+        needy and any(event.value is None and event.event_type in needy for event in events)
+    ):
+        return None
+    begin, end = numbers.at.min(), numbers.at.max()
+    return numbers if begin >= 0 and end <= min(latest_ms, _MILLISECONDS_END - 1) else None  # NaN fails both
 
 
 def _columns(
     events: list[Interaction],
+    numbers: _Numbers,
     index: NDArray[np.intp],
     offset: NDArray[np.int64],
     arrived: NDArray[np.int64],
@@ -401,13 +422,13 @@ def _columns(
     if stand_ins is not None:
         marks = [own or other for own, other in zip(event_ids, stand_ins, strict=True)]
     with np.errstate(over="ignore"):  # a value near the end of what a float can hold lands beyond the clip all the same
-        weight = policy.weights(event_types, _values(events))
+        weight = policy.weights(event_types, numbers.values)
     interactions = Interactions(
         users=list(places),
         user=user,
         item=keys_of(item_ids),
         weight=weight,
-        at=_moments_ms([event.event_time for event in events]).astype(np.int64),
+        at=numbers.at.astype(np.int64),
         arrived=arrived,
         offset=offset,
         event=np.fromiter((0 if mark is None else key_of(mark) for mark in marks), np.uint64, len(events)),
@@ -415,11 +436,6 @@ def _columns(
     )
     rec_ids = [event.rec_id or None for event in events]
     return Decoded(interactions, index, event_types, item_ids, event_ids, rec_ids, rejected)
-
-
-def _values(events: list[Interaction]) -> NDArray[np.float64]:
-    """The events' values, NaN where there is none: JSON has no NaN of its own."""
-    return np.array([math.nan if event.value is None else event.value for event in events], np.float64)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

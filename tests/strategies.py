@@ -38,6 +38,9 @@ admissions = st.builds(
 )
 
 
+scores = st.sampled_from([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf]) | st.floats(allow_nan=False, width=32)
+
+
 def histories(most: int = 40) -> st.SearchStrategy[list[Act]]:
     """What several users did, in the order of the partition."""
     return st.lists(acts, max_size=most)

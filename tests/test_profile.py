@@ -50,6 +50,14 @@ def folded(runs: Sequence[Interactions], model: Model | None, admission: Admissi
     return rows
 
 
+def with_columns(rows: Rows, **columns: object) -> Rows:
+    """The same rows but for these columns."""
+    after = copy.deepcopy(rows)
+    for name, column in columns.items():
+        getattr(after, name)[...] = column
+    return after
+
+
 def stored(rows: Rows, model: Model | None) -> Rows:
     """As after a restart: written and read again."""
     values = profile.pack(rows, partition=3)
@@ -132,7 +140,7 @@ def test_a_retry_by_the_producer_moves_the_offset_and_nothing_else() -> None:
     again = profile.fold(once, retry, toy_model().encoder)
 
     assert again.changed.tolist() == [True]
-    assert same_bits(dataclasses.replace(again.rows, offset=once.offset), once)
+    assert same_bits(with_columns(again.rows, offset=once.offset), once)
     assert again.rows.offset.tolist() == [5]
 
 
@@ -352,10 +360,10 @@ def test_times_that_a_row_cannot_hold_count_as_the_nearest_that_it_can(at: int) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weight": np.array([1, np.nan], np.float32)}, "weights"),
-        ({"weight": np.array([1, 1.5], np.float32)}, "weights"),
-        ({"user": np.array([0, 1], np.int32)}, "users"),
-        ({"user": np.array([0, -1], np.int32)}, "users"),
+        ({"weight": np.array([1, np.nan], np.float32)}, "weight nan"),
+        ({"weight": np.array([1, 1.5], np.float32)}, "weight 1.5"),
+        ({"user": np.array([0, 1], np.int32)}, "user 1, of 1"),
+        ({"user": np.array([0, -1], np.int32)}, "user -1, of 1"),
         ({"offset": np.array([3, 3], np.int64)}, "offsets"),
         ({"offset": np.array([3, 2], np.int64)}, "offsets"),
         ({"at": np.array([START], np.int64)}, "columns"),
@@ -368,6 +376,32 @@ def test_a_run_that_would_spoil_a_row_stops_the_worker(change: dict[str, object]
 
     with pytest.raises(AssertionError, match=message):
         profile.fold(profile.empty(1), run, None)
+
+
+def test_only_the_offsets_of_each_user_rise_where_users_are_of_several_partitions() -> None:
+    acts = [like("anna", "a1"), like("ben", "a1"), like("anna", "a2"), like("ben", "a2")]
+    run = dataclasses.replace(run_of(acts), offset=np.array([70, 3, 71, 9]))
+    falls = dataclasses.replace(run, offset=np.array([70, 3, 71, 2]))
+
+    result = profile.fold(profile.empty(2), run, None)
+    again = profile.fold(result.rows, run, None)
+
+    assert result.rows.offset.tolist() == [71, 9]
+    assert result.counted.all()
+    assert not again.changed.any()
+    for rows in (profile.empty(2), result.rows):
+        with pytest.raises(AssertionError, match="offsets of user 1 fall"):
+            profile.fold(rows, falls, None)
+
+
+def test_rows_of_several_partitions_are_packed_together() -> None:
+    rows = rows_after(FIRST, *(like(f"u{number}", "i1") for number in range(2 * profile.ROWS_AT_A_TIME + 3)))
+    partitions = np.arange(len(rows)) % 7
+
+    together = profile.pack(rows, partitions)
+
+    alone = [profile.pack(profile.take(rows, np.array([user])), int(partitions[user])) for user in range(len(rows))]
+    assert together == [row for (row,) in alone]
 
 
 def many(count: int) -> list[Act]:
@@ -396,27 +430,9 @@ def test_a_history_longer_than_the_rings_equals_its_plain_recomputation(count: i
     assert profile.pack(again, 0) == [recompute(events_of(acts, "anna"), SECOND, built=count - 1)]
 
 
-def test_the_latest_interactions_come_newest_first() -> None:
-    acts = many(profile.RING_SIZE + 5)
-    rows = rows_after(None, *acts)
-
-    keys, weights = rows.latest(profile.RING_SIZE + 2)
-
-    newest = acts[: -profile.RING_SIZE - 1 : -1]
-    assert keys[0].tolist() == [*(key_of(act.item) for act in newest), 0, 0]
-    assert weights[0].tolist() == [*(act.weight for act in newest), 0, 0]
-
-
-def test_of_a_short_history_the_latest_interactions_are_those_that_there_are() -> None:
-    keys, weights = rows_after(None, like("anna", "a1"), dislike("anna", "a2")).latest(3)
-
-    assert keys[0].tolist() == [key_of("a2"), key_of("a1"), 0]
-    assert weights[0].tolist() == [-1, 1, 0]
-
-
 def test_counts_turn_over_without_harm() -> None:
-    full = np.array([2**32 - 1], np.uint32)
-    rows = dataclasses.replace(profile.empty(1), events=full, liked=full, seen_count=full, recent_count=full)
+    full = 2**32 - 1
+    rows = with_columns(profile.empty(1), events=full, liked=full, seen_count=full, recent_count=full)
 
     after = profile.fold(rows, run_of([like("anna", "a1", event_id="e")]), None).rows
 
@@ -495,7 +511,7 @@ def test_the_layout_is_the_one_on_disk() -> None:
 
 def test_a_row_of_layout_1_keeps_all_that_it_knew_and_is_written_anew_with_its_next_event() -> None:
     now = read(golden_row())
-    nothing_new = dataclasses.replace(now, begun=np.array([-1]), recent_at=np.zeros_like(now.recent_at))
+    nothing_new = with_columns(now, begun=-1, recent_at=0)
 
     old = read(on_disk(1))
     next_event = run_of([like("anna", "a3", event_id="next")], first_offset=3)
@@ -573,16 +589,16 @@ def test_a_truncated_row_of_layout_1_is_refused(cut: int) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("layout", 3, r"layouts \[2, 3\]; this release reads layouts \[1, 2\]"),
-        ("layout", 0, r"layouts \[0, 2\]"),
+        ("layout", 3, r"layout 3; this release reads layouts \[1, 2\]"),
+        ("layout", 0, "layout 0"),
         ("layout", 1, "bytes"),
-        ("state", 7, "bytes"),
-        ("state", 60_000, "at most"),
-        ("traits", 2, "bytes"),
-        ("traits", 200, "at most"),
+        ("state_count", 7, "bytes"),
+        ("state_count", 60_000, "at most"),
+        ("traits_count", 2, "bytes"),
+        ("traits_count", 200, "at most"),
         ("events", 4, "bytes"),
-        ("seen", 1, "bytes"),
-        ("recent", 2**32 - 1, "bytes"),
+        ("seen_count", 1, "bytes"),
+        ("recent_count", 2**32 - 1, "bytes"),
     ],
 )
 def test_a_damaged_header_is_refused(field: str, value: int, message: str) -> None:

@@ -264,6 +264,21 @@ def test_lists_equal_those_of_a_plain_twin(
         assert (np.diff(scores) <= 0).all()
 
 
+@pytest.mark.parametrize("events", [1, 2, 63, 64, 65, 150])
+def test_the_anchors_are_the_latest_interactions_however_long_the_history(events: int) -> None:
+    model = random_model(3)
+    model = replace(model, blend=replace(model.blend, anchors=profile.RING_SIZE))
+    acts = [(view if step % 3 else dislike)("anna", f"i{step * step % 67}") for step in range(events)]
+    rows = rows_after(model, *acts)
+
+    result = recommend(model, rows, 60)
+
+    expected, ranked = plain_list(model, rows, 0, 60, set(), True)
+    listed = result.items[0, :ranked].tolist()
+    assert result.ranked.tolist() == [ranked]
+    assert result.scores[0, :ranked] == pytest.approx([expected[item] for item in listed], rel=1e-4, abs=1e-4)
+
+
 @given(strategies.histories())
 def test_one_user_gets_the_same_list_alone_and_in_a_batch(acts: list[Act]) -> None:
     model = random_model(3)

@@ -65,36 +65,12 @@ class EfficientRecEncoder:
 
     def taste(self, rows: Rows) -> NDArray[np.float32]:
         """(A⁺ - γ A⁻) / √(1 + n⁺ + γ n⁻): grows with what is known, but slower, so that bias and votes still count."""
-        liked, disliked = self._sums(rows)
-        gamma = np.float32(self.dislike)
-        weight = 1 + rows.state[:, -2:-1] + gamma * rows.state[:, -1:]
-        return np.ascontiguousarray((liked - gamma * disliked) / np.sqrt(weight), np.float32)
+        tastes: NDArray[np.float32] = kernels.taste(rows.state, np.float32(self.dislike))
+        return tastes
 
     def vector(self, rows: Rows) -> NDArray[np.float32]:
         """Two dense layers over the means of the sums, the weight behind them, and the user's demographics."""
-        liked, disliked = self._sums(rows)
-        weight = rows.state[:, -2:]
-        inputs = np.concatenate(
-            (liked / (1 + weight[:, :1]), disliked / (1 + weight[:, 1:]), np.log1p(weight), self._traits(rows)), axis=1
-        )
+        inputs = kernels.vector_inputs(rows.state, rows.kept, self.trait_keys, self.trait_vectors)
         hidden = kernels.dense(inputs, self.hidden_weights, self.hidden_bias, True)
         vector: NDArray[np.float32] = kernels.dense(hidden, self.vector_weights, self.vector_bias, True)
         return vector
-
-    def _sums(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return rows.state[:, : self.dim], rows.state[:, self.dim : 2 * self.dim]
-
-    def _traits(self, rows: Rows) -> NDArray[np.float32]:
-        """Mean (users, t) of the vectors of the traits that the model knows; zeros where it knows none."""
-        mean = np.zeros((len(rows), self.trait_vectors.shape[1]), np.float32)
-        if not len(self.trait_keys):
-            return mean
-        place = np.minimum(np.searchsorted(self.trait_keys, rows.traits), len(self.trait_keys) - 1)
-        held = np.arange(rows.traits.shape[1]) < rows.traits_count[:, None]
-        known = held & (self.trait_keys[place] == rows.traits)
-        count = np.zeros((len(rows), 1), np.float32)
-        for column in range(rows.traits.shape[1]):  # at most TRAITS_MAX, and most users have none
-            mean += np.where(known[:, column, None], self.trait_vectors[place[:, column]], np.float32(0))
-            count += known[:, column, None]
-        mean /= np.maximum(count, np.float32(1))
-        return mean

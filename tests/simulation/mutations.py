@@ -38,13 +38,13 @@ MUTATIONS = (
         (
             Patch(
                 "efficientrec.profile",
-                "        after.offset,\n        after.at,\n",
-                "        (unguarded := np.full(len(rows), -1, np.int64)),\n        after.at,\n",
+                "    outcome = np.empty(len(run), np.uint8)\n",
+                '    outcome = np.empty(len(run), np.uint8)\n    kept["offset"] = -1\n',
             ),
             Patch(
                 "efficientrec.profile",
                 "    counted = outcome == 0\n",
-                "    counted = outcome == 0\n    np.maximum(after.offset, unguarded, out=after.offset)\n",
+                '    counted = outcome == 0\n    np.maximum(rows.offset, kept["offset"], out=kept["offset"])\n',
             ),
         ),
     ),

@@ -328,7 +328,7 @@ def _check_items(
     """The row that the list was made from is right but for demographics that came later, and so are the items."""
     assert sent.row is not None
     header = header_of(sent.row)
-    count = int(header["traits"])
+    count = int(header["traits_count"])
     traits = np.frombuffer(sent.row[len(sent.row) - 8 * count :], np.uint64).tolist()
     events = [event for event in user.kept if event.offset <= last.trigger.offset]
     expected = recompute(
