@@ -83,6 +83,10 @@ KEPT = np.dtype(
 )
 """A row in memory: its header, and every section but the state at its full size, zeros where there is nothing. What
 only the disk needs of the header (layout, state_count, partition) is 0."""
+_SECTION_NAMES = ("ring_item", "ring_weight", "ring_at", "seen", "recent", "recent_at", "traits")
+_ENDS = np.cumsum([HEADER_BYTES, *(KEPT[name].itemsize for name in _SECTION_NAMES)])
+_SECTIONS = np.stack((_ENDS[:-1], _ENDS[1:]), axis=1)
+"""(sections, 2) where each section of a record begins and ends, in bytes."""
 _WHOLE = np.dtype((np.void, KEPT.itemsize))  # numpy copies a record field by field, and these bytes at once
 
 Kind = TypeVar("Kind", bound=np.generic)
@@ -312,7 +316,7 @@ def pack(rows: Rows, partition: int | NDArray[np.integer]) -> list[bytes]:
     for first in range(0, users, ROWS_AT_A_TIME):
         some = slice(first, first + ROWS_AT_A_TIME)
         end = np.empty(len(partitions[some]), np.int64)
-        write_rows(rows.kept[some], heads[some], rows.state[some], LAYOUT, partitions[some], out, end)
+        write_rows(_SECTIONS, rows.kept[some], heads[some], rows.state[some], LAYOUT, partitions[some], out, end)
         ends = end.tolist()
         whole = out[: ends[-1]].tobytes()
         packed += [whole[a:b] for a, b in zip([0, *ends], ends, strict=False)]
@@ -329,7 +333,16 @@ def unpack(values: Sequence[bytes | None], width: int, model: int) -> Rows:
     source = np.frombuffer(b"".join(filter(None, values)), np.uint8)
     length = np.array([-1 if value is None else len(value) for value in values], np.int64)
     bad = read_rows(
-        source, length, LAYOUT, STATE_MAX, np.uint64(model), _NOTHING, rows.kept, _bytes_of(rows.kept), rows.state
+        source,
+        length,
+        LAYOUT,
+        STATE_MAX,
+        np.uint64(model),
+        _SECTIONS,
+        _NOTHING,
+        rows.kept,
+        _bytes_of(rows.kept),
+        rows.state,
     )
     if bad >= 0:
         raise RowUnreadable(_damage(values[bad] or b""))
