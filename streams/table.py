@@ -146,8 +146,8 @@ class RowStore(Store[bytes, bytes]):
         options.set_write_buffer_size(16 * 1024 * 1024)
         options.set_max_write_buffer_number(2)
         options.set_allow_concurrent_memtable_write(False)  # one at a time writes a partition, for less without locks
-        # Each merge of new files writes all older rows once more: with RocksDB's own 4 it took more processor time per
-        # list at a million users than all reading and writing of rows.
+        # Each merge of new files writes the older rows once more. With RocksDB's own 4, and as many rows as fill twenty
+        # write buffers, that took more processor time per list than to read and write its row.
         options.set_level_zero_file_num_compaction_trigger(NEW_FILES)
         options.set_level_zero_slowdown_writes_trigger(2 * NEW_FILES)
         options.set_level_zero_stop_writes_trigger(3 * NEW_FILES)

@@ -69,7 +69,7 @@ class Outcome(msgspec.Struct):
     all_seconds: float
     """The same to the first list of every partition."""
     rows: int
-    """Records of the changelog that came back; with each claim a fence of every partition is one more."""
+    """Rows that came back from the changelog; one that comes more than once in a stretch of it counts once."""
     rows_per_second: float | None
     """By the worker's own clock; None where too few came back to tell."""
     cpu_microseconds: float | None
