@@ -123,8 +123,7 @@ class WorkerMetrics:
             for outcome in OUTCOMES[:-1]:
                 self.events.labels(event_type, outcome)
         self.events.labels("unknown", "invalid")  # what is refused has no type that could be trusted in a label
-        for stage in STAGES:
-            self.stage.labels(stage)
+        self._stages = {stage: self.stage.labels(stage) for stage in STAGES}
         for reason in ("event",):
             self.lists.labels(reason)
         for reason in REASONS:
@@ -145,7 +144,7 @@ class WorkerMetrics:
         """Measures a step of a run."""
         start = perf_counter()
         yield
-        self.stage.labels(stage).observe(perf_counter() - start)
+        self._stages[stage].observe(perf_counter() - start)
 
 
 class ManyAtOnce(Collector):
