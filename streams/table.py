@@ -155,6 +155,7 @@ class RowStore(Store[bytes, bytes]):
         options.set_max_log_file_size(1024 * 1024)  # its own diary, which has no end otherwise
         options.set_keep_log_file_num(2)
         options.set_compression_type(rocksdict.DBCompressionType.lz4())
+        options.set_env(_background())
         return options
 
     def _close(self, partition: int) -> None:
@@ -165,6 +166,15 @@ class RowStore(Store[bytes, bytes]):
     async def on_stop(self) -> None:
         for partition in list(self._open):
             self._close(partition)
+
+
+def _background() -> rocksdict.Env:
+    """Flushes and merges give way: the write buffers of all partitions are full at about the same time, and where cores
+    are few lists waited behind them. What is written faster than it can be flushed waits in `write`."""
+    threads = rocksdict.Env()
+    threads.lower_high_priority_thread_pool_cpu_priority()
+    threads.lower_thread_pool_cpu_priority()
+    return threads
 
 
 class ProfileTable(faust.Table[bytes, bytes]):

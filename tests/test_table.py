@@ -585,3 +585,28 @@ def test_recovery_takes_rows_and_deletes(tmp_path: Path) -> None:
     assert rows.read(0, [b"a", b"b", b"c"]) == [b"1", None, b"1"]
     assert offset(rows) == 6
     close(rows)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the weight of threads")
+def test_what_flushes_gives_way_to_what_serves(tmp_path: Path) -> None:
+    rows = opened(tmp_path)
+    for first in range(0, 12_000, 1_000):  # three write buffers full
+        rows.write(0, [(b"%d" % number, NOISE) for number in range(first, first + 1_000)], first)
+
+    deadline = time.monotonic() + 30
+    while (weights := _weights()).get("rocksdb:high") != 19 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    close(rows)
+
+    assert weights.get("rocksdb:high") == 19, weights
+
+
+def _weights() -> dict[str, int]:
+    """The name of each thread → its nice value."""
+    found = {}
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has just ended
+            _, _, rest = (thread / "stat").read_text().partition("(")
+            name, _, fields = rest.rpartition(") ")
+            found[name] = int(fields.split()[16])
+    return found
