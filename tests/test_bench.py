@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.bench import guard, plots
+from streams.broker import EmbeddedBroker
+from tests.bench import guard, plots, tables
 from tests.bench.flame import without_paths
+from tests.bench.latency import PERCENTILES, SHARES, echoing
 from tests.bench.ratios import RATIOS
 from tests.bench.scale import ROW_BYTES, fitting
+from tests.bench.watched import world_of
 
 FIRST, SECOND, THIRD = {"a": 10.0, "b": 2.0}, {"a": 10.2, "b": 2.8}, {"a": 9.0, "b": 2.0}
 """Three runs of a suite with two ratios: a hardly changes, b is noisy."""
@@ -83,3 +86,49 @@ def test_a_picture_is_made_of_each_file_that_is_there_and_the_others_are_named(t
     assert (tmp_path / "img" / "cores.png").read_bytes().startswith(b"\x89PNG")
     told = console.export_text()
     assert all(f"{name}.json is missing" in told for name in plots.PICTURES if name != "cores")
+
+
+def test_the_echo_writes_a_row_and_a_list_under_the_key_of_every_event(
+    embedded_broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    world = world_of("embedded", embedded_broker.address, tmp_path / "echo")
+    keys = [f"user-{number}".encode() for number in range(1000)]
+
+    with echoing(world):
+        world.produce(world.topics.interactions, [(key, b"whatever") for key in keys])
+        world.wait_until(lambda: len(world.read(world.topics.lists)) >= len(keys), "there is a list for each event")
+
+    for topic in (world.topics.changelog, world.topics.lists):
+        records = world.read(topic)
+        assert sorted(record.key or b"" for record in records) == sorted(keys)
+        assert {len(record.value or b"") > 100 for record in records} == {True}
+
+
+def test_the_worker_and_the_echo_stand_side_by_side() -> None:
+    delays = dict.fromkeys(PERCENTILES, 25.0)
+    figures = {
+        "saturated_per_second": 1000.0,
+        "shares": {
+            str(share): {
+                **delays,
+                **{"per_second": 1000 * share, "cores": 0.5},
+                "echo": {**dict.fromkeys(PERCENTILES, 10.0), "per_second": 1000 * share, "cores": 0.1},
+            }
+            for share in SHARES
+        },
+        "swap": {"apart": delays, "during": delays},
+        "rebalance": {"apart": delays, "during": delays},
+    }
+    console = Console(record=True, width=80)
+
+    console.print(*tables.latency(figures))
+    (axes,) = plots.latency(figures).axes
+
+    told = console.export_text()
+    assert told.count("the echo") == len(SHARES)
+    assert told.count(" 10.0 ") == len(SHARES) * len(PERCENTILES)
+    assert [line.get_label() for line in axes.lines if line.get_linestyle() == "--"] == [
+        "p99.9, echo",
+        "p99, echo",
+        "p50, echo",
+    ]

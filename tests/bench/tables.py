@@ -37,13 +37,15 @@ def throughput(figures: dict[str, Any]) -> Iterator[Table | str]:
 
 def latency(figures: dict[str, Any]) -> Iterator[Table | str]:
     table = Table("load", "events/s", "p50 ms", "p99", "p99.9", "most", "cores")
+    delays = ("p50_ms", "p99_ms", "p99_9_ms", "most_ms")
     for share, part in figures["shares"].items():
-        columns = (part[name] for name in ("per_second", "p50_ms", "p99_ms", "p99_9_ms", "most_ms"))
-        table.add_row(f"{float(share):.0%}", *(f"{each:,.1f}" for each in columns), f"{part['cores']:.2f}")
+        for name, each in ((f"{float(share):.0%}", part), ("     the echo", part["echo"])):
+            columns = (f"{each[delay]:,.1f}" for delay in delays)
+            table.add_row(name, f"{each['per_second']:,.0f}", *columns, f"{each['cores']:.2f}")
     for name in ("swap", "rebalance"):
         for when in ("apart", "during"):
-            columns = (figures[name][when][each] for each in ("p50_ms", "p99_ms", "p99_9_ms", "most_ms"))
-            table.add_row(f"50%, {name}, {when}", "", *(f"{each:,.1f}" for each in columns), "")
+            columns = (f"{figures[name][when][delay]:,.1f}" for delay in delays)
+            table.add_row(f"50%, {name}, {when}", "", *columns, "")
     yield table
 
 

@@ -172,7 +172,7 @@ def idiomatic_round(world: World, model: Path, users: int) -> Round:
 def raw_round(world: World, users: int) -> Round:
     """Of raw aiokafka."""
     world.create_topics()
-    row_bytes, list_bytes = _bytes_of_a_user()
+    row_bytes, list_bytes = bytes_of_a_user()
     task = raw.Task(
         broker=world.address,
         source=world.topics.interactions,
@@ -198,7 +198,7 @@ def _process_round(world: World, module: str, task: msgspec.Struct, users: int) 
         stop_child(process)
 
 
-def _bytes_of_a_user() -> tuple[int, int]:
+def bytes_of_a_user() -> tuple[int, int]:
     """Row and list of a user with one event."""
     model = synthetic_model()
     run = history(model, ["user-12345"], 0, events=1)

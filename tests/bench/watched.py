@@ -52,6 +52,14 @@ class Delays:
         self._consumer = consumer
         self.arrived: dict[bytes, float] = {}
 
+    def pause(self) -> None:
+        """Asks for no more lists, so that the broker is left alone."""
+        self._consumer.pause(*self._consumer.assignment())
+
+    def resume(self) -> None:
+        """Asks for them again."""
+        self._consumer.resume(*self._consumer.assignment())
+
     async def follow(self) -> None:
         """Goes on until cancelled."""
         while True:
