@@ -109,16 +109,7 @@ class Refresh:
         number_of_user[events.user] = number_of_event  # rises: users stand in the order of their first events
         keys = [user.encode() for user in events.users]
         with self._metrics.timed("read"):
-            stored: list[bytes | None] = []
-            progress: list[Progress] = []
-            for run, some in zip(runs, _slices(number_of_user, len(runs)), strict=True):
-                *values, at = self._store.read(run.partition, [*keys[some], PROGRESS_KEY])
-                stored += values
-                progress.append(Progress.from_bytes(at))
-            before = unpacked(stored, model)
-            # Who has no events has none yet, or was erased: what was taken in before does not begin a new profile.
-            taken_in = np.array([each.interactions for each in progress], np.int64)[number_of_user]
-            before.offset[before.events == 0] = taken_in[before.events == 0] - 1
+            before, progress = self._read(runs, keys, number_of_user, model)
         with self._metrics.timed("fold"):
             folded = profile.fold(before, events, None if model is None else model.encoder, self._settings.admission)
             changed = np.flatnonzero(folded.changed)
@@ -151,6 +142,22 @@ class Refresh:
             letter = DeadLetter(records[bad.index], bad.reason, bad.message)
             refreshed[number_of[bad.index]].letters.append(letter)
         return refreshed
+
+    def _read(
+        self, runs: Sequence[Run], keys: Sequence[bytes], number_of: NDArray[np.intp], model: Model | None
+    ) -> tuple[Rows, list[Progress]]:
+        """The rows under these keys, and the progress of each run's partition. number_of (keys,): each key's run."""
+        stored: list[bytes | None] = []
+        progress: list[Progress] = []
+        for run, some in zip(runs, _slices(number_of, len(runs)), strict=True):
+            *values, at = self._store.read(run.partition, [*keys[some], PROGRESS_KEY])
+            stored += values
+            progress.append(Progress.from_bytes(at))
+        rows = unpacked(stored, model)
+        # Who has no events has none yet, or was erased: what was taken in before does not begin a new profile.
+        taken_in = np.array([each.interactions for each in progress], np.int64)[number_of]
+        rows.offset[rows.events == 0] = taken_in[rows.events == 0] - 1
+        return rows, progress
 
     def _decode(self, records: Sequence[Record]) -> Decoded:
         forwarded = any(record.headers for record in records)

@@ -138,7 +138,12 @@ class RowStore(Store[bytes, bytes]):
         blocks = rocksdict.BlockBasedOptions()
         blocks.set_block_cache(self._cache)
         blocks.set_bloom_filter(10, False)
+        # Indexes and filters lie in the cache, too, and so have a bound; in small pieces, since that of a whole table file,
+        # which a row drives out and the next one needs again, took as long as all else that it takes to read from disk.
         blocks.set_cache_index_and_filter_blocks(True)
+        blocks.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
+        blocks.set_partition_filters(True)
+        blocks.set_pin_top_level_index_and_filter(True)
         options = rocksdict.Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_paranoid_checks(True)  # at opening every file is there in its full size; blocks have checksums
