@@ -138,8 +138,8 @@ class RowStore(Store[bytes, bytes]):
         blocks = rocksdict.BlockBasedOptions()
         blocks.set_block_cache(self._cache)
         blocks.set_bloom_filter(10, False)
-        # Indexes and filters lie in the cache, too, and so have a bound. In small pieces: that of a whole table file, which
-        # one row drives out and the next one needs again, took as long as all else that it takes to read from disk.
+        # Indexes and filters lie in the cache, too, and so have a bound. In small pieces: that of a whole table file,
+        # which one row drives out and the next needs again, took as long as all else that it takes to read from disk.
         blocks.set_cache_index_and_filter_blocks(True)
         blocks.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
         blocks.set_partition_filters(True)
