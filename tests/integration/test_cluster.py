@@ -97,6 +97,8 @@ def test_workers_wait_for_a_broker_that_was_killed_and_go_on_by_themselves(tmp_p
         wait_until_served(world, workers)
         lives = [worker.process.pid for worker in workers]
 
+        world.interact(*chance(2, 100, USERS))
+        world.wait_until_handled()  # recovery has ended, so that what comes next is under way when the broker dies
         world.interact(*chance(1, 4000, USERS))
         left_behind = world.behind()
         kafka.kill()
@@ -105,7 +107,7 @@ def test_workers_wait_for_a_broker_that_was_killed_and_go_on_by_themselves(tmp_p
             "a worker says that the broker takes nothing",
         )
         kafka.start()
-        world.interact(*chance(2, 500, USERS))
+        world.interact(*chance(3, 500, USERS))
         world.wait_until_handled()
 
         assert left_behind > 0, "everything was done before the kill, so it showed nothing"
