@@ -76,7 +76,7 @@ class Lanes:
         try:
             rests = self._handle(wholes)
         except Exception as error:
-            rests = [_raise(error) for _ in wholes]
+            rests = [raising(error) for _ in wholes]
         for row, whole, rest in zip(rows, wholes, rests, strict=True):
             self._tasks[whole.partition] = asyncio.create_task(self._finish(row, whole, rest))
         self._expect({whole.partition for whole in wholes})
@@ -126,7 +126,8 @@ class Lanes:
         self._wake()
 
 
-async def _raise(error: Exception) -> None:
+async def raising(error: Exception) -> None:
+    """Stands for the end of a run whose batch could not be begun."""
     raise error
 
 

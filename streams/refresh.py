@@ -156,7 +156,8 @@ class Refresh:
         rows = unpacked(stored, model)
         # Who has no events has none yet, or was erased: what was taken in before does not begin a new profile.
         taken_in = np.array([each.interactions for each in progress], np.int64)[number_of]
-        rows.offset[rows.events == 0] = taken_in[rows.events == 0] - 1
+        unknown = rows.events == 0
+        rows.offset[unknown] = taken_in[unknown] - 1
         return rows, progress
 
     def _decode(self, records: Sequence[Record]) -> Decoded:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaError
@@ -16,6 +18,7 @@ from streams.settings import Settings
 from streams.topics import Topics
 from streams.wire import UNFENCED, KafkaWire, ProducerId
 
+T = TypeVar("T")
 NOW = 1_700_000_000_000
 BROKERS = pytest.mark.parametrize("broker", ["embedded_broker", pytest.param("apache_kafka", marks=pytest.mark.full)])
 
@@ -26,11 +29,11 @@ async def appended(
     return await wire.append(topic, partition, producer, sequence, [(b"key", b"row")] * records, NOW)
 
 
-async def claimed(wire: KafkaWire, name: str) -> ProducerId:
-    """A producer id, as soon as the broker gives any out."""
+async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What the attempt returns, once a broker that has just been asked for something new is ready for it."""
     while True:
         try:
-            return await wire.claim(name)
+            return await attempt()
         except KafkaError as error:
             if not error.retriable:
                 raise
@@ -40,14 +43,7 @@ async def claimed(wire: KafkaWire, name: str) -> ProducerId:
 async def leaders_known(wire: KafkaWire, *places: tuple[str, int]) -> None:
     """Returns when the partitions of topics that have just been made take records, of which each gets one."""
     for place in places:
-        while True:
-            try:
-                await appended(wire, *place, 1)
-                break
-            except KafkaError as error:
-                if not error.retriable:
-                    raise
-                await asyncio.sleep(0.05)
+        await patiently(partial(appended, wire, *place, 1))
 
 
 def count_requests(wire: KafkaWire) -> list[Any]:
@@ -102,7 +98,7 @@ def test_one_batch_that_is_refused_takes_no_other_with_it(apache_kafka: Any) -> 
         await wire.start()
         try:
             await leaders_known(wire, (changelog, 0), (changelog, 1))
-            producer = await claimed(wire, "refused-0")
+            producer = await patiently(lambda: wire.claim("refused-0"))
             assert await appended(wire, changelog, 0, 1, producer) == 1
             out_of_order, fine = await asyncio.gather(
                 appended(wire, changelog, 0, 1, producer, sequence=7),

@@ -20,7 +20,7 @@ from aiokafka.structs import ConsumerRecord
 from efficientrec.interactions import WeightPolicy
 from streams.app import App
 from streams.catalogue import Catalogue
-from streams.lanes import joined, next_row
+from streams.lanes import joined, next_row, raising
 from streams.metrics import WorkerMetrics
 from streams.progress import PROGRESS_KEY, Progress
 from streams.slot import ModelSlot
@@ -274,7 +274,7 @@ class Process:
         try:
             rests = self.loop.handle(runs)
         except Exception as error:
-            rests = [_raise(error) for _ in runs]
+            rests = [raising(error) for _ in runs]
         for each, row, run, rest in zip(batch, rows, runs, rests, strict=True):
             self.tasks[each] = Task(rest, run, self.version, row)
         for each in batch:
@@ -371,10 +371,6 @@ class Process:
                 disk.close()
             elif disk.crash(self.around.rng):
                 self.around.struck["disk fell back"] += 1
-
-
-async def _raise(error: Exception) -> None:
-    raise error
 
 
 def _lane(place: Place) -> str:

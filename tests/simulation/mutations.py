@@ -163,7 +163,7 @@ MUTATIONS = (
     ),
     Mutation(
         "erased users come back with a run that is delivered again",
-        (Patch("streams.refresh", "] = taken_in[rows.events == 0] - 1\n", "] = -1\n"),),
+        (Patch("streams.refresh", "] = taken_in[unknown] - 1\n", "] = -1\n"),),
     ),
     Mutation(
         "an erasure that is delivered again erases what came since",
