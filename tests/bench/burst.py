@@ -27,7 +27,7 @@ from rich.console import Console
 
 from efficientrec.profile import HEADER
 from tests.bench import machine
-from tests.bench.traffic import now_ms, outcomes, poured, producer_for, until_handled
+from tests.bench.traffic import now_ms, outcomes, poured, until_handled
 from tests.bench.watched import LIMIT_SECONDS, PARTITIONS, event_of, serving, world_of
 from tests.integration.harness import KeyValue, Worker, World
 
@@ -91,12 +91,8 @@ async def _while_it_is_away(world: World, worker: Worker, users: int) -> dict[st
 
 async def _produced(world: World, users: int, first: int) -> float:
     """Sends a burst in which the events of each user have numbers from `first` on; the seconds that it took."""
-    producer, begun = producer_for(world), time.perf_counter()
-    await producer.start()
-    try:
-        await poured(producer, world.topics.interactions, PARTITIONS, _events(users, first))
-    finally:
-        await producer.stop()
+    begun = time.perf_counter()
+    await poured(world, world.topics.interactions, _events(users, first))
     return time.perf_counter() - begun
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench import machine
-from tests.bench.traffic import now_ms, outcomes, poured, producer_for, until_handled
-from tests.bench.watched import LIMIT_SECONDS, PARTITIONS, event_of, serving, world_of
-from tests.integration.harness import KeyValue, World
+from tests.bench.traffic import now_ms, outcomes, poured, until_handled
+from tests.bench.watched import LIMIT_SECONDS, event_of, serving, world_of
+from tests.integration.harness import KeyValue
 
 EVENTS_PER_SECOND = 40_000
 """More than a worker handles."""
@@ -42,7 +42,7 @@ def record(broker: str, seconds: float, to: Path, console: Console) -> None:
         with serving(world_of(broker, address, Path(name) / "world")) as (world, worker):
             machine.pin(worker.process.pid, worker_core)
             events = int(EVENTS_PER_SECOND * seconds)
-            asyncio.run(_poured(world, events))
+            asyncio.run(poured(world, world.topics.interactions, _events(events)))
             before = outcomes(asyncio.run(until_handled(worker, WARM_EVENTS, LIMIT_SECONDS))).handled
             picture = _recorded(worker.process.pid, seconds, Path(name))
             after = outcomes(worker.metrics()).handled
@@ -78,15 +78,6 @@ def without_paths(picture: str, folders: list[Path]) -> str:
     for folder in sorted(map(str, folders), key=len, reverse=True):
         picture = picture.replace(f"{folder}/", "")
     return picture
-
-
-async def _poured(world: World, events: int) -> None:
-    producer = producer_for(world)
-    await producer.start()
-    try:
-        await poured(producer, world.topics.interactions, PARTITIONS, _events(events))
-    finally:
-        await producer.stop()
 
 
 def _events(events: int) -> Iterator[KeyValue]:

@@ -149,11 +149,11 @@ async def _round(
 
 async def _one_user(world: World, worker: Worker, events: int) -> dict[str, Any]:
     """Part (b)."""
-    async with watched(world) as (producer, _):
+    async with watched(world):
         before = machine.footprint(worker.process.pid)
         cpu, begun = machine.cpu_seconds(worker.process.pid), time.perf_counter()
         async with machine.peak_rss(worker.process.pid) as peak:
-            await poured(producer, world.topics.interactions, PARTITIONS, _his_events(events))
+            await poured(world, world.topics.interactions, _his_events(events))
             produced = time.perf_counter() - begun
             metrics = await until_handled(worker, WARM_USERS + events, LIMIT_SECONDS)
             seconds = time.perf_counter() - begun

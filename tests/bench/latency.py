@@ -32,9 +32,9 @@ from rich.console import Console
 from streams.children import start_child
 from tests.bench import echo, machine
 from tests.bench.synthetic import synthetic_model
-from tests.bench.throughput import bytes_of_a_user
+from tests.bench.throughput import raw_task
 from tests.bench.traffic import now_ms, steady
-from tests.bench.watched import PARTITIONS, Delays, Others, serving, watched, world_of
+from tests.bench.watched import Delays, Others, serving, watched, world_of
 from tests.integration.harness import Worker, World
 
 SHARES = (0.1, 0.5, 0.8)
@@ -77,17 +77,8 @@ def measure(broker: str, rounds: int, seconds: float, console: Console) -> dict[
 def echoing(world: World) -> Iterator[subprocess.Popen[bytes]]:
     """The process of the echo, which serves all partitions of the world."""
     world.create_topics()
-    row_bytes, list_bytes = bytes_of_a_user()
-    task = echo.Task(
-        broker=world.address,
-        source=world.topics.interactions,
-        rows=world.topics.changelog,
-        lists=world.topics.lists,
-        partitions=PARTITIONS,
-        row_bytes=row_bytes,
-        list_bytes=list_bytes,
-        fetch_wait_ms=int(1000 * world.settings.fetch_wait_seconds),
-    )
+    fetch_wait_ms = int(1000 * world.settings.fetch_wait_seconds)
+    task = echo.Task(**msgspec.structs.asdict(raw_task(world)), fetch_wait_ms=fetch_wait_ms)
     log = world.folder / "process.log"
     process = start_child([sys.executable, "-m", "tests.bench.echo", msgspec.json.encode(task).decode()], log=log)
     try:

@@ -34,7 +34,7 @@ from tests.bench.restoring import RestoringWorker
 from tests.bench.scale import Size
 from tests.bench.synthetic import synthetic_model
 from tests.bench.throughput import PARTITIONS, idiomatic_round, raw_round, worker_round, world_at
-from tests.bench.traffic import poured, producer_for
+from tests.bench.traffic import poured
 from tests.integration.harness import World
 from tests.toy import save_toy
 
@@ -155,7 +155,8 @@ def _restored_and_read(world: World, rows: list[bytes]) -> tuple[float, float]:
     try:
         world.create_topics()
         world.release(synthetic_model())
-        asyncio.run(_fill(world, rows))
+        pairs = zip(names(0, ROWS), itertools.cycle(rows), strict=False)
+        asyncio.run(poured(world, world.topics.changelog, ((name.encode(), row) for name, row in pairs)))
         worker = world.worker("only", RestoringWorker)
         assert isinstance(worker, RestoringWorker)
         worker.start()
@@ -167,16 +168,6 @@ def _restored_and_read(world: World, rows: list[bytes]) -> tuple[float, float]:
         return restoring, asyncio.run(_reading_seconds(world))
     finally:
         world.close()
-
-
-async def _fill(world: World, rows: list[bytes]) -> None:
-    producer = producer_for(world)
-    await producer.start()
-    try:
-        pairs = zip(names(0, ROWS), itertools.cycle(rows), strict=False)
-        await poured(producer, world.topics.changelog, PARTITIONS, ((name.encode(), row) for name, row in pairs))
-    finally:
-        await producer.stop()
 
 
 async def _reading_seconds(world: World) -> float:

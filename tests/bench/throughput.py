@@ -172,17 +172,21 @@ def idiomatic_round(world: World, model: Path, users: int) -> Round:
 def raw_round(world: World, users: int) -> Round:
     """Of raw aiokafka."""
     world.create_topics()
+    return _process_round(world, "tests.bench.raw", raw_task(world), users)
+
+
+def raw_task(world: World) -> raw.Task:
+    """What raw aiokafka has to do in this world."""
     row_bytes, list_bytes = bytes_of_a_user()
-    task = raw.Task(
+    return raw.Task(
         broker=world.address,
         source=world.topics.interactions,
         rows=world.topics.changelog,
         lists=world.topics.lists,
-        partitions=PARTITIONS,
+        partitions=world.settings.partitions,
         row_bytes=row_bytes,
         list_bytes=list_bytes,
     )
-    return _process_round(world, "tests.bench.raw", task, users)
 
 
 def _process_round(world: World, module: str, task: msgspec.Struct, users: int) -> Round:

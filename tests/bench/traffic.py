@@ -61,8 +61,17 @@ async def steady(
     return total
 
 
-async def poured(producer: Any, topic: str, partitions: int, records: Iterable[KeyValue]) -> None:
+async def poured(world: World, topic: str, records: Iterable[KeyValue]) -> None:
     """Sends the records as fast as the broker takes them, in batches that are made here; returns once it has them."""
+    producer = producer_for(world)
+    await producer.start()
+    try:
+        await _poured(producer, topic, world.settings.partitions, records)
+    finally:
+        await producer.stop()
+
+
+async def _poured(producer: Any, topic: str, partitions: int, records: Iterable[KeyValue]) -> None:
     place_of = cache(lambda key: partition_of(key, partitions))
     batches = [producer.create_batch() for _ in range(partitions)]
     sent = []
