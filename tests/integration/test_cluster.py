@@ -45,19 +45,22 @@ def world_on(address: str, folder: Path, **settings: Any) -> Iterator[World]:
         world.close()
 
 
-def serving(world: World, workers: list[Worker]) -> int:
-    """Partitions that these workers say they serve."""
-    served = 0.0
-    for worker in workers:
-        try:
-            served += worker.metrics().get("efficientrec_partitions_assigned", 0.0)
-        except OSError:  # it has only just started
-            continue
-    return int(served)
+def serving(worker: Worker) -> int:
+    """Partitions that this worker says it serves."""
+    try:
+        return int(worker.metrics().get("efficientrec_partitions_assigned", 0.0))
+    except OSError:  # it has only just started
+        return 0
 
 
 def wait_until_served(world: World, workers: list[Worker]) -> None:
-    world.wait_until(lambda: serving(world, workers) == world.settings.partitions, "all partitions are served")
+    """Until every partition is served and every worker has its share, for a worker that joins late unsettles all."""
+
+    def is_served() -> bool:
+        shares = [serving(worker) for worker in workers]
+        return all(shares) and sum(shares) == world.settings.partitions
+
+    world.wait_until(is_served, "all partitions are served, some by each worker")
 
 
 def expect_nothing_lost_or_doubled(world: World) -> None:
