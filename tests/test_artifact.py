@@ -179,9 +179,7 @@ MISFITS: dict[str, Model] = {
     "anchor_scores": replace(
         TOY, anchor_shortlists=replace(TOY.anchor_shortlists, scores=np.full((16, 1), np.inf, np.float32))
     ),
-    "neighbour_items": replace(
-        TOY, neighbour_shortlists=Shortlists(np.zeros((15, 0), np.int32), np.zeros((15, 0), np.float32))
-    ),
+    "neighbour_items": replace(TOY, neighbour_shortlists=nothing(15)),
     "ranking_places names": replace(
         TOY, ranking_places=np.full((16, 1), 2, np.int32), ranking_vectors=np.ones((16, 1), np.float32)
     ),
