@@ -271,6 +271,7 @@ def demo(
     data: Annotated[
         Path | None, typer.Option("--data", help="Another folder to play; MovieLens latest-small if none is given.")
     ] = None,
+    encoder: Annotated[str, typer.Option("--encoder", help="efficientrec, elfm or elcrec.")] = "efficientrec",
     until_done: Annotated[
         bool, typer.Option("--until-done", help="End after the replay instead of staying up.")
     ] = False,
@@ -284,7 +285,7 @@ def demo(
     """
     from streams.demo import run_demo
 
-    sys.exit(run_demo(data, until_done, output, console))
+    sys.exit(run_demo(data, encoder, until_done, output, console))
 
 
 def _calm_threads() -> None:

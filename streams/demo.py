@@ -57,14 +57,14 @@ class DemoFailed(EfficientRecError):
     """A part of the demo ended by itself; names its log."""
 
 
-def run_demo(data: Path | None, until_done: bool, output: Path | None, console: Console) -> int:
+def run_demo(data: Path | None, encoder: str, until_done: bool, output: Path | None, console: Console) -> int:
     """Plays the demo; exit status 0 when every row was as it must be."""
     if output is not None:
         output.touch()  # a place where nothing can be written is better known before than after
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends it as Ctrl-C does: children first
     folder = Path(tempfile.mkdtemp(prefix="efficientrec-demo-"))
     try:
-        return asyncio.run(_demo(read_dataset(data or SHIPPED), folder, until_done, output, console))
+        return asyncio.run(_demo(read_dataset(data or SHIPPED), encoder, folder, until_done, output, console))
     except KeyboardInterrupt:
         console.print("Stopped.")
         return 130
@@ -72,14 +72,16 @@ def run_demo(data: Path | None, until_done: bool, output: Path | None, console: 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _demo(dataset: Dataset, folder: Path, until_done: bool, output: Path | None, console: Console) -> int:
+async def _demo(
+    dataset: Dataset, encoder: str, folder: Path, until_done: bool, output: Path | None, console: Console
+) -> int:
     began = time.monotonic()
     console.print(
         f"[bold]EfficientRec[/] plays {escape(dataset.name)}: {len(dataset):,} interactions of "
         f"{len(dataset.users):,} users with {len(dataset.items):,} items."
     )
     with EmbeddedBroker(log=folder / "broker.log") as broker:
-        environ = _environ(dataset, folder, broker.address)
+        environ = _environ(dataset, encoder, folder, broker.address)
         settings = Settings.load(environ)
         await topics.create(settings)
         with _children(environ, folder) as children:
@@ -104,7 +106,7 @@ async def _demo(dataset: Dataset, folder: Path, until_done: bool, output: Path |
     return 1 if checked.different else 0
 
 
-def _environ(dataset: Dataset, folder: Path, address: str) -> dict[str, str]:
+def _environ(dataset: Dataset, encoder: str, folder: Path, address: str) -> dict[str, str]:
     """The settings of the demo, as any deployment would give them; those of the surroundings do not count."""
     rules = {name: asdict(rule) for name, rule in weight_rules(dataset).items()}
     for rule in rules.values():  # a rule is a constant or a line, not both
@@ -122,6 +124,7 @@ def _environ(dataset: Dataset, folder: Path, address: str) -> dict[str, str]:
         "FENCING": "off",  # the embedded broker has no producer ids
         "METRICS_PORT": str(free_port()),
         "TRAINER_METRICS_PORT": str(free_port()),
+        "ENCODER": encoder,
         "TRAIN_FIRST_EVENTS": str(max(1, int(len(dataset) * FIRST_TRAINING))),
         "TRAIN_NEW_EVENTS": str(max(1, int(len(dataset) * NEXT_TRAINING))),
         "TRAIN_EVERY_SECONDS": "3600",

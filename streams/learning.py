@@ -68,6 +68,7 @@ class Job(Struct, kw_only=True):
     models_dir: str
     interactions_max: int
     seed: int
+    encoder: str
     half_life_seconds: float
     popularity_half_life_seconds: float
     margin: float
@@ -140,6 +141,7 @@ def _learn(job: Job, report: Report, train: Train) -> Outcome:
     serving, seen_until = _serving(job.serving, report)
     recipe = Recipe(
         seed=job.seed,
+        encoder=job.encoder,
         half_life_seconds=job.half_life_seconds,
         popularity_half_life_seconds=job.popularity_half_life_seconds,
         validation_share=held_out_share(data, seen_until),

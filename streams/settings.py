@@ -31,6 +31,7 @@ CONFIG = PREFIX + "CONFIG"
 MEBIBYTE = 1024 * 1024
 DAY = 86_400.0
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what Kafka allows in a topic's name, with room for the rest of the name
+_ENCODERS = ("efficientrec", "elfm", "elcrec")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -173,6 +174,10 @@ class Settings:
     train_margin: float = _number(0.02, least=0, most=1)
     """How much worse than the serving model, relative to its score on held-out events, a new model may be and still be
     published: scores on few events are noisy, and the newer model knows more items."""
+
+    encoder: str = _text("efficientrec", pattern="|".join(_ENCODERS), expected=f"one of {', '.join(_ENCODERS)}")
+    """Which encoder trainings learn. A worker serves whichever the released model has; docs/accuracy.md compares
+    them."""
 
     train_seed: int = _number(0, least=0, most=2**32 - 1)
     """Seed of every random choice in training; it is written into the artifact's manifest."""

@@ -273,6 +273,7 @@ class Trainer:
             models_dir=settings.models_dir,
             interactions_max=INTERACTIONS_MAX,
             seed=settings.train_seed,
+            encoder=settings.encoder,
             half_life_seconds=settings.half_life_seconds,
             popularity_half_life_seconds=settings.popularity_half_life_seconds,
             margin=settings.train_margin,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from efficientrec.encoders.registry import ENCODERS
 from efficientrec.errors import SettingInvalid
 from efficientrec.interactions import RULES, Rule
 from streams.settings import PREFIX, Settings, settings_table
@@ -137,3 +138,10 @@ def test_several_brokers_and_a_missing_port_are_understood() -> None:
     settings = Settings(broker="kafka://a:1, b:2,kafka://c")
 
     assert settings.bootstrap_servers == ["a:1", "b:2", "c:9092"]
+
+
+def test_every_encoder_can_be_set_and_no_other() -> None:
+    for name in ENCODERS:
+        assert Settings.load({"EFFICIENTREC_ENCODER": name}).encoder == name
+    with pytest.raises(SettingInvalid, match=r"ENCODER is 'other'.*expected one of efficientrec"):
+        Settings.load({"EFFICIENTREC_ENCODER": "other"})

@@ -753,6 +753,7 @@ def _empty_job(folder: Path) -> Job:
         models_dir=str(folder),
         interactions_max=1,
         seed=0,
+        encoder="efficientrec",
         half_life_seconds=1,
         popularity_half_life_seconds=1,
         margin=0,
