@@ -1,8 +1,8 @@
 """A model version on disk: one directory, written whole or not at all, and checked byte for byte when it is read.
 
   manifest.json            version, encoder, parameters, training window, held-out scores, sha256 of every other file
-  weights.safetensors      the encoder's and the clusters' arrays
-  shortlists.safetensors   shortlists of clusters and anchors, and what is popular
+  weights.safetensors      the arrays of the encoder, of the clusters and of the ranking
+  shortlists.safetensors   shortlists of clusters, anchors and neighbours, and what is popular
   items.json               item ids in the order of the arrays
 
 An address is a path or a URL that fsspec opens, so a local folder, NFS and an object store serve alike. Nothing is
@@ -29,19 +29,20 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from efficientrec.clusters import Clusters
-from efficientrec.encoders.efficientrec import EfficientRecEncoder
+from efficientrec.clusters import Assignment, Clusters, CoClusters
+from efficientrec.encoders.registry import ENCODERS
 from efficientrec.errors import ArtifactCorrupt, ArtifactMismatch, ArtifactUnavailable
 from efficientrec.interactions import key_of
-from efficientrec.model import Blend, Model
+from efficientrec.model import VOICES, Blend, Model
 from efficientrec.shortlists import Shortlists
 from efficientrec.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 SHORTLISTS = "shortlists.safetensors"
 ITEMS = "items.json"
+_RANKING = ("ranking_vectors", "ranking_places", "item_bias")
 _NAME = re.compile(r"\w[\w.-]*")
 
 Decoded = TypeVar("Decoded")
@@ -60,10 +61,10 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of a model that are not arrays."""
 
-    half_life_seconds: float
-    dislike: float
+    encoder: dict[str, int | float]
+    clusters: int
     clusters_kept: int
-    blend: dict[str, float]
+    blend: dict[str, int | float]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,43 +101,28 @@ def save(
     It is written under a temporary name and renamed whole, so nobody ever reads half of it.
     """
     model.check()
-    encoder = model.encoder
+    encoder, clusters = model.encoder, model.clusters
+    weights: dict[str, NDArray[Any]] = {name: getattr(encoder, name) for name in encoder.ARRAYS}
+    if isinstance(clusters, Clusters):
+        weights |= {"cluster_weights": clusters.weights, "cluster_bias": clusters.bias}
+    weights |= {name: getattr(model, name) for name in _RANKING}
+    lists: dict[str, NDArray[Any]] = {"popular": model.popular}
+    for voice, shortlists in model.shortlists.items():
+        lists |= {f"{voice}_items": shortlists.items, f"{voice}_scores": shortlists.scores}
     files = {
-        WEIGHTS: save_arrays(
-            {
-                "item_vectors": encoder.item_vectors,
-                "trait_keys": encoder.trait_keys,
-                "trait_vectors": encoder.trait_vectors,
-                "hidden_weights": encoder.hidden_weights,
-                "hidden_bias": encoder.hidden_bias,
-                "vector_weights": encoder.vector_weights,
-                "vector_bias": encoder.vector_bias,
-                "cluster_weights": model.clusters.weights,
-                "cluster_bias": model.clusters.bias,
-                "ranking_vectors": model.ranking_vectors,
-                "item_bias": model.item_bias,
-            }
-        ),
-        SHORTLISTS: save_arrays(
-            {
-                "cluster_items": model.cluster_shortlists.items,
-                "cluster_scores": model.cluster_shortlists.scores,
-                "anchor_items": model.anchor_shortlists.items,
-                "anchor_scores": model.anchor_shortlists.scores,
-                "popular": model.popular,
-            }
-        ),
+        WEIGHTS: save_arrays(weights),
+        SHORTLISTS: save_arrays(lists),
         ITEMS: msgspec.json.encode(model.items.ids),
     }
     manifest = Manifest(
         version=model.version,
-        encoder="efficientrec",
+        encoder=encoder.NAME,
         created_at=created_at,
         window=window,
         parameters=Parameters(
-            half_life_seconds=encoder.half_life_seconds,
-            dislike=encoder.dislike,
-            clusters_kept=model.clusters.kept,
+            encoder={name: getattr(encoder, name) for name in encoder.NUMBERS},
+            clusters=len(clusters),
+            clusters_kept=clusters.kept,
             blend=asdict(model.blend),
         ),
         settings=settings,
@@ -202,10 +188,10 @@ def load(address: str, sha256: str | None = None) -> tuple[Model, Manifest]:
 
     described = read(MANIFEST, sha256)
     manifest = _decoded(described, Manifest, MANIFEST, address)
-    if manifest.format != FORMAT or manifest.encoder != "efficientrec":
+    if manifest.format != FORMAT or manifest.encoder not in ENCODERS:
         raise ArtifactMismatch(
             f"{address} has format {manifest.format}, encoder {manifest.encoder!r}; "
-            f"this release serves format {FORMAT}, encoder 'efficientrec'"
+            f"this release serves format {FORMAT}, encoders {', '.join(ENCODERS)}"
         )
     missing = {WEIGHTS, SHORTLISTS, ITEMS} - manifest.files.keys()
     if missing:
@@ -215,7 +201,7 @@ def load(address: str, sha256: str | None = None) -> tuple[Model, Manifest]:
     items = Vocabulary(_decoded(read(ITEMS, manifest.files[ITEMS]), list[str], ITEMS, address))
     try:
         model = _assemble(manifest, items, weights, lists)
-    except (KeyError, TypeError) as error:
+    except (KeyError, msgspec.ValidationError) as error:
         raise ArtifactMismatch(f"{address} lacks or misnames a part: {error}") from error
     model.check()
     return model, manifest
@@ -224,36 +210,31 @@ def load(address: str, sha256: str | None = None) -> tuple[Model, Manifest]:
 def _assemble(
     manifest: Manifest, items: Vocabulary, weights: dict[str, NDArray[Any]], lists: dict[str, NDArray[Any]]
 ) -> Model:
-    blend = manifest.parameters.blend
-    encoder = EfficientRecEncoder(
+    parameters, kind = manifest.parameters, ENCODERS[manifest.encoder]
+    encoder = kind(
         key=key_of(manifest.version),
         items=items,
-        item_vectors=weights["item_vectors"],
-        half_life_seconds=manifest.parameters.half_life_seconds,
-        dislike=manifest.parameters.dislike,
-        trait_keys=weights["trait_keys"],
-        trait_vectors=weights["trait_vectors"],
-        hidden_weights=weights["hidden_weights"],
-        hidden_bias=weights["hidden_bias"],
-        vector_weights=weights["vector_weights"],
-        vector_bias=weights["vector_bias"],
+        **{name: weights[name] for name in kind.ARRAYS},
+        **{name: convert(parameters.encoder[name]) for name, convert in kind.NUMBERS.items()},
     )
+    if "cluster_weights" in weights:
+        clusters: Assignment = Clusters(weights["cluster_weights"], weights["cluster_bias"], parameters.clusters_kept)
+    else:
+        clusters = CoClusters(parameters.clusters, parameters.clusters_kept)
+    voices = {voice: Shortlists(lists[f"{voice}_items"], lists[f"{voice}_scores"]) for voice in VOICES}
     return Model(
         version=manifest.version,
         items=items,
         encoder=encoder,
-        clusters=Clusters(weights["cluster_weights"], weights["cluster_bias"], manifest.parameters.clusters_kept),
-        cluster_shortlists=Shortlists(lists["cluster_items"], lists["cluster_scores"]),
-        anchor_shortlists=Shortlists(lists["anchor_items"], lists["anchor_scores"]),
+        clusters=clusters,
+        cluster_shortlists=voices["cluster"],
+        anchor_shortlists=voices["anchor"],
+        neighbour_shortlists=voices["neighbour"],
         popular=lists["popular"],
         ranking_vectors=weights["ranking_vectors"],
+        ranking_places=weights["ranking_places"],
         item_bias=weights["item_bias"],
-        blend=Blend(
-            cluster_weight=blend["cluster_weight"],
-            anchor_weight=blend["anchor_weight"],
-            anchors=int(blend["anchors"]),
-            anchor_decay=blend["anchor_decay"],
-        ),
+        blend=msgspec.convert(parameters.blend, Blend, strict=False),
     )
 
 

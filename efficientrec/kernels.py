@@ -338,6 +338,14 @@ def strongest(logits: NDArray[np.float32], indices: NDArray[np.int32], membershi
             best[place] = (small if best[place] < 0 else 1.0) / (1.0 + small)
 
 
+@compiled
+def greatest(values: NDArray[np.float32], indices: NDArray[np.int32], best: NDArray[np.float32]) -> None:
+    """The greatest of each row of values (users, n), greatest first, and where they stand; indices and best (users,
+    count), count ≤ n, are filled."""
+    for row in range(len(values)):
+        top(values[row], indices.shape[1], indices[row], best[row])
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def _dot(left: NDArray[np.float32], right: NDArray[np.float32]) -> np.float32:
     """Sum of products, in the order that the vector unit likes: the same for every user, since it is compiled once."""
@@ -348,18 +356,33 @@ def _dot(left: NDArray[np.float32], right: NDArray[np.float32]) -> np.float32:
 
 
 @compiled
+def _overlap(taste: NDArray[np.float32], places: NDArray[np.int32], values: NDArray[np.float32]) -> np.float32:
+    """Σ_k min(taste[places[k]], values[k]), a place of -1 ends it (ELFM, eq. 6)."""
+    total = np.float32(0.0)
+    for index in range(len(places)):
+        if places[index] < 0:
+            break
+        total += min(taste[places[index]], values[index])
+    return total
+
+
+@compiled
 def vote_and_rank(
     clusters: NDArray[np.int32],
     memberships: NDArray[np.float32],
     cluster_weight: np.float32,
-    closeness: NDArray[np.float32],
+    anchor_weights: NDArray[np.float32],
+    neighbour_weights: NDArray[np.float32],
     owner_items: NDArray[np.int32],
     owner_scores: NDArray[np.float32],
     anchor_items: NDArray[np.int32],
     anchor_scores: NDArray[np.float32],
+    neighbour_items: NDArray[np.int32],
+    neighbour_scores: NDArray[np.float32],
     popular: NDArray[np.int32],
     kept: NDArray[np.void],
     taste: NDArray[np.float32],
+    item_places: NDArray[np.int32],
     item_vectors: NDArray[np.float32],
     item_bias: NDArray[np.float32],
     item_keys: NDArray[np.uint64],
@@ -376,15 +399,21 @@ def vote_and_rank(
 ) -> None:
     """Votes, exclusions, exact scores and the best N, one user after another; steps as in recommend.py.
 
-    clusters, memberships (users, c). closeness (a,): weight of the vote of the newest anchor, of the one before it, …
-    owner_*, anchor_* (owners, L): shortlists, best first, -1 for none. popular (p,): for who has too few candidates.
+    clusters, memberships (users, c). anchor_weights (a,), neighbour_weights (n,): of the votes for what tends to follow
+    the newest interaction and for what resembles it, of those of the one before it, …
+    owner_*, anchor_*, neighbour_* (owners, L): shortlists, best first, -1 for none. popular (p,): for who has too few
+    candidates. item_places (items, K): empty rows where taste and item_vectors are multiplied, else which columns of
+    taste the columns of item_vectors are compared with.
     kept (users,): records of profile.KEPT. table, place: as in `lookup`, over item_keys.
     place_of (items,): room to work in, -1 everywhere before and after.
     items, scores (users, N), strongest, part (users, N, 2): filled; strongest cluster and anchor of each item and the
     part each gave. ranked (users,): how many items were left to rank.
     """
     users, size = items.shape
-    most = clusters.shape[1] * owner_items.shape[1] + len(closeness) * anchor_items.shape[1] + len(popular)
+    voters, anchors, neighbours = clusters.shape[1], len(anchor_weights), len(neighbour_weights)
+    most = voters * owner_items.shape[1] + anchors * anchor_items.shape[1] + neighbours * neighbour_items.shape[1]
+    most += len(popular)
+    local = item_places.shape[1] > 0
     found = np.empty(most, np.int32)
     votes = np.empty(most, np.float32)
     leader = np.empty((2, most), np.int32)
@@ -396,24 +425,34 @@ def vote_and_rank(
         row = kept[user]
         # 1. Votes add up; each candidate remembers its strongest cluster and its strongest anchor.
         count = 0
-        for column in range(clusters.shape[1] + min(len(closeness), row.events)):
-            if column < clusters.shape[1]:
+        anchored, befriended = min(anchors, row.events), min(neighbours, row.events)
+        for column in range(voters + anchored + befriended):
+            least = np.float32(np.inf)
+            if column < voters:
                 side, owner = 0, np.int64(clusters[user, column])
-                share = memberships[user, column] * cluster_weight
+                listed, credit, share = owner_items[owner], owner_scores[owner], cluster_weight
+                if local:
+                    least = memberships[user, column]
+                else:
+                    share *= memberships[user, column]
             else:
-                back = column - clusters.shape[1]
+                back = column - voters
+                following = back < anchored
+                if not following:
+                    back -= anchored
                 slot = (np.int64(row.events) - 1 - back) % len(row.ring_item)
                 side, owner = 1, _place_of(row.ring_item[slot], table, place)
-                share = closeness[back]
                 if owner < 0 or row.ring_weight[slot] < 0:
                     continue
-            listed = owner_items[owner] if side == 0 else anchor_items[owner]
-            credit = owner_scores[owner] if side == 0 else anchor_scores[owner]
+                if following:
+                    listed, credit, share = anchor_items[owner], anchor_scores[owner], anchor_weights[back]
+                else:
+                    listed, credit, share = neighbour_items[owner], neighbour_scores[owner], neighbour_weights[back]
             for rank in range(len(listed)):
                 item = listed[rank]
                 if item < 0:
                     break
-                vote = share * credit[rank]
+                vote = share * min(credit[rank], least)
                 candidate = place_of[item]
                 if candidate < 0:
                     candidate = count
@@ -458,7 +497,11 @@ def vote_and_rank(
             for candidate in range(count):
                 if votes[candidate] > -np.inf:
                     item = found[candidate]
-                    votes[candidate] += _dot(taste[user], item_vectors[item]) + item_bias[item]
+                    if local:
+                        fit = _overlap(taste[user], item_places[item], item_vectors[item])
+                    else:
+                        fit = _dot(taste[user], item_vectors[item])
+                    votes[candidate] += fit + item_bias[item]
         chosen = top(votes[:count], size, order, best)
         for rank in range(size):
             if rank < chosen and best[rank] > -np.inf:

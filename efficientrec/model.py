@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec.clusters import Clusters
-from efficientrec.encoders.efficientrec import EfficientRecEncoder
+from efficientrec.clusters import Assignment, Clusters
+from efficientrec.encoders import Encoder
 from efficientrec.errors import ArtifactMismatch
 from efficientrec.profile import RING_SIZE, STATE_MAX
 from efficientrec.shortlists import Shortlists
 from efficientrec.vocabulary import Vocabulary
+
+VOICES = ("cluster", "anchor", "neighbour")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +25,16 @@ class Blend:
     cluster_weight: float
     """λ of the clusters' votes."""
     anchor_weight: float
-    """λ of the anchors' votes."""
+    """λ of the votes for what tends to follow."""
     anchors: int
-    """How many of the last interactions are anchors; at most profile.RING_SIZE."""
+    """How many of the last interactions vote so; at most profile.RING_SIZE."""
     anchor_decay: float
-    """What an anchor's vote counts, compared with the one after it."""
+    """What such a vote counts, compared with that of the interaction after it."""
+    neighbour_weight: float = 0.0
+    """λ of the votes for what resembles."""
+    neighbours: int = 0
+    """How many of the last interactions vote so; at most profile.RING_SIZE."""
+    neighbour_decay: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +43,21 @@ class Model:
 
     version: str
     items: Vocabulary
-    encoder: EfficientRecEncoder
-    clusters: Clusters
+    encoder: Encoder
+    clusters: Assignment
     cluster_shortlists: Shortlists
-    """(clusters, L) s(c, i), shrunk weighted means."""
+    """(clusters, L) s(c, i): shrunk weighted means, or the items' own affinities."""
     anchor_shortlists: Shortlists
     """(items, L') what tends to follow each item."""
+    neighbour_shortlists: Shortlists
+    """(items, M) what resembles each item: weights between items."""
     popular: NDArray[np.int32]
     """(p,) for users of whom too little is known, best first."""
     ranking_vectors: NDArray[np.float32]
-    """(items, d) h_i, to be multiplied with the encoder's taste."""
+    """(items, d) h_i, to be multiplied with the encoder's taste, or (items, K) affinities to compare it with."""
+    ranking_places: NDArray[np.int32]
+    """(items, 0) where h_i is multiplied; (items, K) the clusters that the affinities are those of, -1 behind the
+    last, where the score is Σ_c min(taste_c, h_ic) (ELFM, eq. 6). Then votes are min(p, s) too."""
     item_bias: NDArray[np.float32]
     """(items,)"""
     blend: Blend
@@ -55,74 +67,67 @@ class Model:
 
         The kernels check no bound and expect arrays in one piece, so nothing may serve that has not passed here.
         """
-        encoder, clusters = self.encoder, self.clusters
-        for name, array, dimensions, kind in (
-            ("item_vectors", encoder.item_vectors, 2, np.float32),
-            ("trait_keys", encoder.trait_keys, 1, np.uint64),
-            ("trait_vectors", encoder.trait_vectors, 2, np.float32),
-            ("hidden_weights", encoder.hidden_weights, 2, np.float32),
-            ("hidden_bias", encoder.hidden_bias, 1, np.float32),
-            ("vector_weights", encoder.vector_weights, 2, np.float32),
-            ("vector_bias", encoder.vector_bias, 1, np.float32),
-            ("cluster_weights", clusters.weights, 2, np.float32),
-            ("cluster_bias", clusters.bias, 1, np.float32),
-            ("cluster_items", self.cluster_shortlists.items, 2, np.int32),
-            ("cluster_scores", self.cluster_shortlists.scores, 2, np.float32),
-            ("anchor_items", self.anchor_shortlists.items, 2, np.int32),
-            ("anchor_scores", self.anchor_shortlists.scores, 2, np.float32),
-            ("popular", self.popular, 1, np.int32),
-            ("ranking_vectors", self.ranking_vectors, 2, np.float32),
-            ("item_bias", self.item_bias, 1, np.float32),
-        ):
+        encoder = self.encoder
+        arrays = {name: (getattr(encoder, name), *kind) for name, kind in encoder.ARRAYS.items()}
+        if isinstance(self.clusters, Clusters):
+            arrays["cluster_weights"] = (self.clusters.weights, 2, np.float32)
+            arrays["cluster_bias"] = (self.clusters.bias, 1, np.float32)
+        for voice, lists in self.shortlists.items():
+            arrays[f"{voice}_items"] = (lists.items, 2, np.int32)
+            arrays[f"{voice}_scores"] = (lists.scores, 2, np.float32)
+        arrays["popular"] = (self.popular, 1, np.int32)
+        arrays["ranking_vectors"] = (self.ranking_vectors, 2, np.float32)
+        arrays["ranking_places"] = (self.ranking_places, 2, np.int32)
+        arrays["item_bias"] = (self.item_bias, 1, np.float32)
+        for name, (array, dimensions, kind) in arrays.items():
             self._expect(array.ndim == dimensions, f"{name} has {array.ndim} dimensions", str(dimensions))
             self._expect(array.dtype == kind, f"{name} is of {array.dtype}", np.dtype(kind).name)
             self._expect(array.flags.c_contiguous, f"{name} lies in pieces", "C order")
             self._expect(array.dtype.kind != "f" or bool(np.isfinite(array).all()), f"{name} is not finite", "numbers")
 
-        items, owners = len(self.items), len(clusters)
-        middle, hidden = len(encoder.hidden_bias), len(encoder.vector_bias)
+        encoder.check(self._expect)
+        items, owners = len(self.items), len(self.clusters)
+        vector, taste = encoder.shapes()
+        self._expect(encoder.items is self.items, "the encoder knows other items", "those of the model")
+        if isinstance(self.clusters, Clusters):
+            found, wanted = self.clusters.weights.shape, (vector, owners)
+            self._expect(found == wanted, f"cluster_weights has shape {found}", str(wanted))
+        else:
+            self._expect(vector == owners, f"there are {owners} co-clusters", f"{vector}, as in the encoder's vector")
+        places = self.ranking_places.shape[1]
         for name, shape, wanted in (
-            ("item_vectors", encoder.item_vectors.shape, (items, encoder.dim)),
-            ("ranking_vectors", self.ranking_vectors.shape, (items, encoder.dim)),
+            ("ranking_vectors", self.ranking_vectors.shape, (items, places or taste)),
+            ("ranking_places", self.ranking_places.shape[:1], (items,)),
             ("item_bias", self.item_bias.shape, (items,)),
-            ("trait_vectors", encoder.trait_vectors.shape[:1], encoder.trait_keys.shape),
-            ("hidden_weights", encoder.hidden_weights.shape, (encoder.width + encoder.trait_vectors.shape[1], middle)),
-            ("vector_weights", encoder.vector_weights.shape, (middle, hidden)),
-            ("cluster_weights", clusters.weights.shape, (hidden, owners)),
             ("cluster_items", self.cluster_shortlists.items.shape[:1], (owners,)),
-            ("cluster_scores", self.cluster_shortlists.scores.shape, self.cluster_shortlists.items.shape),
             ("anchor_items", self.anchor_shortlists.items.shape[:1], (items,)),
-            ("anchor_scores", self.anchor_shortlists.scores.shape, self.anchor_shortlists.items.shape),
+            ("neighbour_items", self.neighbour_shortlists.items.shape[:1], (items,)),
+            *((f"{voice}_scores", lists.scores.shape, lists.items.shape) for voice, lists in self.shortlists.items()),
         ):
             self._expect(shape == wanted, f"{name} has shape {shape}", str(wanted))
 
-        for name, places, least in (
-            ("cluster_items", self.cluster_shortlists.items, -1),
-            ("anchor_items", self.anchor_shortlists.items, -1),
-            ("popular", self.popular, 0),
+        for name, chosen, least, most in (
+            *((f"{voice}_items", lists.items, -1, items) for voice, lists in self.shortlists.items()),
+            ("popular", self.popular, 0, items),
+            ("ranking_places", self.ranking_places, -1, taste),
         ):
-            within = not places.size or (places.min() >= least and places.max() < items)
-            self._expect(within, f"{name} names items outside the vocabulary", f"{least} to {items - 1}")
-        self._expect(
-            bool((encoder.trait_keys[1:] > encoder.trait_keys[:-1]).all()),
-            "trait_keys are not sorted",
-            "ascending keys",
-        )
+            within = not chosen.size or (chosen.min() >= least and chosen.max() < most)
+            self._expect(within, f"{name} names what does not exist", f"{least} to {most - 1}")
         self._expect(encoder.width <= STATE_MAX, f"the state has {encoder.width} floats", f"at most {STATE_MAX}")
-        self._expect(0 < clusters.kept <= owners, f"{clusters.kept} clusters are kept", f"1 to {owners}")
-        self._expect(
-            0 <= self.blend.anchors <= RING_SIZE, f"blend.anchors is {self.blend.anchors}", f"0 to {RING_SIZE}"
-        )
-        half_life = encoder.half_life_seconds
-        self._expect(0.001 <= half_life < math.inf, f"half_life_seconds is {half_life}", "a millisecond or more")
-        decay = self.blend.anchor_decay
-        self._expect(0 <= decay <= 1, f"blend.anchor_decay is {decay}", "0 to 1")
-        for name, value in (
-            ("dislike", encoder.dislike),
-            ("blend.cluster_weight", self.blend.cluster_weight),
-            ("blend.anchor_weight", self.blend.anchor_weight),
-        ):
-            self._expect(0 <= value < math.inf, f"{name} is {value}", "a number that is not negative")
+        kept, blend = self.clusters.kept, self.blend
+        self._expect(0 < kept <= owners, f"{kept} clusters are kept", f"1 to {owners}")
+        for name, count in (("anchors", blend.anchors), ("neighbours", blend.neighbours)):
+            self._expect(0 <= count <= RING_SIZE, f"blend.{name} is {count}", f"0 to {RING_SIZE}")
+        for name, decay in (("anchor_decay", blend.anchor_decay), ("neighbour_decay", blend.neighbour_decay)):
+            self._expect(0 <= decay <= 1, f"blend.{name} is {decay}", "0 to 1")
+        for name in ("cluster_weight", "anchor_weight", "neighbour_weight"):
+            weight = getattr(blend, name)
+            self._expect(0 <= weight < math.inf, f"blend.{name} is {weight}", "a number that is not negative")
+
+    @property
+    def shortlists(self) -> dict[str, Shortlists]:
+        """Those of each voice."""
+        return {voice: getattr(self, f"{voice}_shortlists") for voice in VOICES}
 
     def _expect(self, holds: bool, found: str, wanted: str) -> None:
         if not holds:

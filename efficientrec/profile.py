@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from efficientrec.encoders import Encoder
 
 LAYOUT = 2
-RING_SIZE = 64  # with 160-wide item vectors a full row stays under 4 KiB
+RING_SIZE = 64
 SEEN_SIZE = 640  # sixteen bits each: at 640 items one fresh candidate in a hundred is taken for a seen one
 RECENT_SIZE = REPEAT_IDS_MAX
 TRAITS_MAX = 8
-ROW_BYTES_MAX = 4096
 ROWS_AT_A_TIME = 128  # packed, these stay in the processor's cache until they are copied out
 AT_MAX = 2**32 * 1000 - 1  # milliseconds: the ring keeps times in 32 bits, which last until 2106
-STATE_MAX = (ROW_BYTES_MAX - HEADER_BYTES - 16 * RING_SIZE - 2 * SEEN_SIZE - 12 * RECENT_SIZE - 8 * TRAITS_MAX) // 4
+STATELESS_BYTES_MAX = HEADER_BYTES + 16 * RING_SIZE + 2 * SEEN_SIZE + 12 * RECENT_SIZE + 8 * TRAITS_MAX
+STATE_MAX = 4100  # two sums for each of 2,048 co-clusters; with the 322 of the usual encoder a row stays under 4 KiB
 
 HEADER = np.dtype(
     [
@@ -304,14 +304,14 @@ def with_traits(rows: Rows, traits: Sequence[NDArray[np.uint64]], offsets: NDArr
 
 
 def pack(rows: Rows, partition: int | NDArray[np.integer]) -> list[bytes]:
-    """Each row as bytes of LAYOUT, at most ROW_BYTES_MAX long. A row that no model built has no state to keep.
+    """Each row as bytes of LAYOUT. A row that no model built has no state to keep.
 
     partition: of all rows, or of each (users,).
     """
     users = len(rows)
     partitions = np.full(users, partition, np.int32)
     heads = _bytes_of(rows.kept)
-    out = np.empty(min(users, ROWS_AT_A_TIME) * ROW_BYTES_MAX, np.uint8)
+    out = np.empty(min(users, ROWS_AT_A_TIME) * (STATELESS_BYTES_MAX + 4 * rows.state.shape[1]), np.uint8)
     packed: list[bytes] = []
     for first in range(0, users, ROWS_AT_A_TIME):
         some = slice(first, first + ROWS_AT_A_TIME)

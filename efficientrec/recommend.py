@@ -2,11 +2,12 @@
 
 1. *Read.* The encoder turns the row into a vector (for clusters) and a taste (for ranking).
 2. *Assign.* The strongest c clusters of the user, with memberships p.
-3. *Vote.* Each cluster's shortlist votes p · s(c, i). Each anchor, one of the last few items that the user did not
-   dislike, votes with what tends to follow it, the older the fainter. Votes for the same item add up.
+3. *Vote.* Each cluster's shortlist votes p · s(c, i), or min(p, s(c, i)) where the model is local (ELFM). Each anchor,
+   one of the last few items that the user did not dislike, votes with what tends to follow it and with what resembles
+   it, the older the fainter. Votes for the same item add up.
 4. *Leave out.* What the user has met, and what is hidden or expired. If few candidates are left, what is popular joins.
-5. *Rank.* Every candidate, a few hundred, is scored exactly: taste · h_i + bias_i + its votes. The best N go out, each
-   with the cluster and the anchor that spoke loudest for it.
+5. *Rank.* Every candidate, a few hundred, is scored exactly: taste · h_i (or Σ_c min(taste_c, h_ic)) + bias_i + its
+   votes. The best N go out, each with the cluster and the anchor that spoke loudest for it.
 
 Knows models and rows. Knows nothing of Kafka or time. Its cost depends on neither the number of users nor of items.
 """
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec import kernels
-from efficientrec.model import Blend, Model
+from efficientrec.model import Model
 from efficientrec.profile import Rows
 
 _own = threading.local()
@@ -79,14 +80,18 @@ def recommend(
         clusters,
         memberships,
         np.float32(model.blend.cluster_weight),
-        _closeness(model.blend),
+        _fading(model.blend.anchor_weight, model.blend.anchor_decay, model.blend.anchors),
+        _fading(model.blend.neighbour_weight, model.blend.neighbour_decay, model.blend.neighbours),
         model.cluster_shortlists.items,
         model.cluster_shortlists.scores,
         model.anchor_shortlists.items,
         model.anchor_shortlists.scores,
+        model.neighbour_shortlists.items,
+        model.neighbour_shortlists.scores,
         model.popular,
         rows.kept,
         model.encoder.taste(rows),
+        model.ranking_places,
         model.ranking_vectors,
         model.item_bias,
         model.items.keys,
@@ -113,7 +118,6 @@ def _room_for(items: int) -> NDArray[np.int32]:
 
 
 @cache
-def _closeness(blend: Blend) -> NDArray[np.float32]:
-    """(a,) the weight of each anchor's vote, newest first."""
-    fading = np.float32(blend.anchor_decay) ** np.arange(blend.anchors, dtype=np.float32)
-    return fading * np.float32(blend.anchor_weight)
+def _fading(weight: float, decay: float, count: int) -> NDArray[np.float32]:
+    """(count,) the weight of the newest interaction's vote, of the one before it, …"""
+    return np.float32(decay) ** np.arange(count, dtype=np.float32) * np.float32(weight)

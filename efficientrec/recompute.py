@@ -11,11 +11,12 @@ import math
 import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientrec.encoders import Encoder
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.interactions import DEFAULT_ADMISSION, Admission, key_of
 from efficientrec.model import Model
@@ -61,7 +62,16 @@ class Noted(NamedTuple):
     """When the broker got the event; never 0, which would mean unknown."""
 
 
-class Sums:
+class Sums(Protocol):
+    """An encoder's state, made anew."""
+
+    state: NDArray[np.float32]
+
+    def add(self, item: int, weight: np.float32, at: int) -> None:
+        """Takes in one interaction: key, signed weight, milliseconds."""
+
+
+class SignedSums:
     """A⁺, A⁻, n⁺, n⁻ of encoders/efficientrec.py, and the time to which they are decayed."""
 
     def __init__(self, encoder: EfficientRecEncoder, at: int) -> None:
@@ -111,7 +121,7 @@ def recompute(
     106
     """
     encoder = model.encoder if model else None
-    sums = Sums(encoder, 0) if encoder and built < 0 else None
+    sums = _nothing(encoder, 0) if encoder and built < 0 else None
     offset, at = -1, 0
     ring: list[Touch] = []
     first = -1
@@ -221,8 +231,15 @@ def _is_repeat(key: int, seconds: int, noted: list[Noted], admission: Admission)
     return bool(same) and abs(same[0].seconds - seconds) <= admission.repeat_seconds
 
 
-def _from_ring(encoder: EfficientRecEncoder, ring: list[Touch], at: int) -> Sums:
-    sums = Sums(encoder, at)
+def _nothing(encoder: Encoder, at: int) -> Sums:
+    """The state of a user who has done nothing, decayed to a time."""
+    if isinstance(encoder, EfficientRecEncoder):
+        return SignedSums(encoder, at)
+    raise AssertionError(f"no plain form of the encoder {encoder.NAME!r}")
+
+
+def _from_ring(encoder: Encoder, ring: list[Touch], at: int) -> Sums:
+    sums = _nothing(encoder, at)
     for touch in ring[-RING:]:
         sums.add(touch.item, touch.weight, touch.seconds * 1000)
     return sums

@@ -23,6 +23,11 @@ class Shortlists:
         return len(self.items)
 
 
+def nothing(owners: int) -> Shortlists:
+    """Empty shortlists."""
+    return Shortlists(np.zeros((owners, 0), np.int32), np.zeros((owners, 0), np.float32))
+
+
 def cut(scores: NDArray[np.float32], size: int) -> Shortlists:
     """The `size` best positive scores of each row of scores (owners, items); ties go to the lower item.
 

@@ -17,7 +17,7 @@ from efficientrec.interactions import Interactions, key_of
 from efficientrec.list_kernel import room_of
 from efficientrec.model import Blend, Model
 from efficientrec.recommend import Recommendations, recommend
-from efficientrec.shortlists import Shortlists
+from efficientrec.shortlists import Shortlists, nothing
 from efficientrec.vocabulary import Vocabulary
 
 ITEMS, DIM, HIDDEN, CLUSTERS = 8, 4, 4, 2
@@ -92,7 +92,9 @@ def _smallest_model() -> Model:
         cluster_shortlists=Shortlists(np.zeros((CLUSTERS, 2), np.int32), zeros(CLUSTERS, 2)),
         anchor_shortlists=Shortlists(np.zeros((ITEMS, 2), np.int32), zeros(ITEMS, 2)),
         popular=np.arange(ITEMS, dtype=np.int32),
+        neighbour_shortlists=nothing(ITEMS),
         ranking_vectors=zeros(ITEMS, DIM),
+        ranking_places=np.zeros((ITEMS, 0), np.int32),
         item_bias=zeros(ITEMS),
         blend=Blend(cluster_weight=0.0, anchor_weight=0.0, anchors=1, anchor_decay=1.0),
     )

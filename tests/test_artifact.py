@@ -14,12 +14,13 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from efficientrec import artifact
-from efficientrec.clusters import Clusters
+from efficientrec.clusters import Clusters, CoClusters
 from efficientrec.errors import ArtifactCorrupt, ArtifactError, ArtifactMismatch
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
-from efficientrec.shortlists import Shortlists
-from tests.toy import START, like, names, random_model, rows_after, same_bits, save_toy, toy_model
+from efficientrec.shortlists import Shortlists, nothing
+from efficientrec.vocabulary import Vocabulary
+from tests.toy import START, additive, like, names, random_model, rows_after, same_bits, save_toy, sigmoid, toy_model
 
 FILES = ["manifest.json", "weights.safetensors", "shortlists.safetensors", "items.json"]
 
@@ -106,7 +107,7 @@ def rewritten(folder: Path, **changes: Any) -> None:
     (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest | changes))
 
 
-@pytest.mark.parametrize("changes", [{"format": 2}, {"encoder": "elfm"}, {"parameters": {}}, {"version": 3}])
+@pytest.mark.parametrize("changes", [{"format": 3}, {"encoder": "later"}, {"parameters": {}}, {"version": 3}])
 def test_what_a_newer_release_wrote_is_refused(saved: tuple[Path, str], changes: dict[str, Any]) -> None:
     folder, _ = saved
     rewritten(folder, **changes)
@@ -151,7 +152,7 @@ def test_a_file_that_was_published_wrong_is_refused(saved: tuple[Path, str], nam
 
 
 TOY = toy_model()
-ENCODER = TOY.encoder
+ENCODER = additive(TOY)
 MISFITS: dict[str, Model] = {
     "item_vectors": replace(TOY, encoder=replace(ENCODER, item_vectors=ENCODER.item_vectors[:-1])),
     "ranking_vectors": replace(TOY, ranking_vectors=np.zeros((16, 3), np.float32)),
@@ -163,9 +164,9 @@ MISFITS: dict[str, Model] = {
     "vector_weights": replace(TOY, encoder=replace(ENCODER, vector_weights=np.zeros((2, 3), np.float32))),
     "vector_bias": replace(TOY, encoder=replace(ENCODER, vector_bias=np.zeros((), np.float32))),
     "cluster_weights": replace(TOY, clusters=Clusters(np.zeros((2, 3), np.float32), np.zeros(2, np.float32), 2)),
-    "cluster_bias": replace(TOY, clusters=Clusters(TOY.clusters.weights, np.full(2, np.nan, np.float32), 2)),
-    "3 clusters are kept": replace(TOY, clusters=replace(TOY.clusters, kept=3)),
-    "0 clusters are kept": replace(TOY, clusters=replace(TOY.clusters, kept=0)),
+    "cluster_bias": replace(TOY, clusters=Clusters(sigmoid(TOY).weights, np.full(2, np.nan, np.float32), 2)),
+    "3 clusters are kept": replace(TOY, clusters=replace(sigmoid(TOY), kept=3)),
+    "0 clusters are kept": replace(TOY, clusters=replace(sigmoid(TOY), kept=0)),
     "cluster_items": replace(
         TOY, cluster_shortlists=Shortlists(np.zeros((3, 1), np.int32), np.ones((3, 1), np.float32))
     ),
@@ -178,6 +179,15 @@ MISFITS: dict[str, Model] = {
     "anchor_scores": replace(
         TOY, anchor_shortlists=replace(TOY.anchor_shortlists, scores=np.full((16, 1), np.inf, np.float32))
     ),
+    "neighbour_items": replace(TOY, neighbour_shortlists=nothing(15)),
+    "ranking_places names": replace(
+        TOY, ranking_places=np.full((16, 1), 2, np.int32), ranking_vectors=np.ones((16, 1), np.float32)
+    ),
+    "ranking_vectors has shape": replace(TOY, ranking_places=np.zeros((16, 3), np.int32)),
+    "there are 3 co-clusters": replace(TOY, clusters=CoClusters(3, 2)),
+    "the encoder knows other items": replace(TOY, items=Vocabulary(["x", *TOY.items.ids[1:]])),
+    "blend.neighbours": replace(TOY, blend=replace(TOY.blend, neighbours=65)),
+    "blend.neighbour_decay": replace(TOY, blend=replace(TOY.blend, neighbour_decay=-0.5)),
     "popular": replace(TOY, popular=np.array([0, -1], np.int32)),
     "popular is of int64": replace(TOY, popular=np.array([0], np.int64)),
     "item_bias lies in pieces": replace(TOY, item_bias=np.zeros(32, np.float32)[::2]),
@@ -186,7 +196,7 @@ MISFITS: dict[str, Model] = {
     "blend.anchors": replace(TOY, blend=replace(TOY.blend, anchors=65)),
     "blend.anchor_decay": replace(TOY, blend=replace(TOY.blend, anchor_decay=1.5)),
     "blend.cluster_weight": replace(TOY, blend=replace(TOY.blend, cluster_weight=float("inf"))),
-    "the state": random_model(dim=191),
+    "the state": random_model(items=2, dim=2050),
 }
 
 

@@ -15,7 +15,7 @@ from efficientrec import artifact, profile
 from efficientrec.model import Model
 from efficientrec.profile import Rows
 from tests import strategies
-from tests.toy import START, Act, dislike, like, random_model, rows_after, run_of, same_bits, save_toy, view
+from tests.toy import START, Act, additive, dislike, like, random_model, rows_after, run_of, same_bits, save_toy, view
 
 ENCODERS: dict[str, Callable[[], Model]] = {
     "efficientrec": lambda: random_model(5, items=10),
@@ -35,7 +35,7 @@ every_encoder = pytest.mark.parametrize("make", list(ENCODERS.values()), ids=lis
 
 def busy_rows(model: Model) -> Rows:
     rows = rows_after(model, *BUSY)
-    known = model.encoder.trait_keys[:2]
+    known = additive(model).trait_keys[:2]
     return profile.with_traits(rows, [known, np.array([77], np.uint64), known[:1]], np.array([1, 1, 1]))
 
 
@@ -159,7 +159,7 @@ def test_a_batch_of_nobody_is_an_empty_answer(make: Callable[[], Model]) -> None
 def test_demographics_that_the_model_knows_move_the_vector_and_others_do_not() -> None:
     model = random_model(5, items=10)
     plain = rows_after(model, like("anna", "i1"))
-    known, unknown = model.encoder.trait_keys[-1:], np.array([77], np.uint64)
+    known, unknown = additive(model).trait_keys[-1:], np.array([77], np.uint64)
 
     with_known = profile.with_traits(plain, [known], np.array([1]))
     with_unknown = profile.with_traits(plain, [unknown], np.array([1]))
@@ -176,5 +176,5 @@ def test_many_likes_of_one_taste_point_where_it_points(count: int) -> None:
 
     rows = rows_after(model, *(like("anna", "i4") for _ in range(count)))
 
-    taste, item = model.encoder.taste(rows)[0], model.encoder.item_vectors[4]
+    taste, item = model.encoder.taste(rows)[0], additive(model).item_vectors[4]
     assert taste == pytest.approx(count / np.sqrt(1 + count) * item, rel=1e-5)

@@ -24,6 +24,7 @@ from tests.toy import (
     DAY,
     START,
     Act,
+    additive,
     dislike,
     events_of,
     like,
@@ -283,7 +284,7 @@ def test_the_order_of_arrival_changes_the_sums_by_rounding_only(
     late = folded([run_of(mixed, users=USERS)], FIRST)
 
     # Every event adds one product and at most one decay, each rounded to a relative 2⁻²⁴, to sums of at most Σ |y f|.
-    most = len(acts) * float(np.abs(FIRST.encoder.item_vectors).max(initial=1))
+    most = len(acts) * float(np.abs(additive(FIRST).item_vectors).max(initial=1))
     np.testing.assert_allclose(late.state, in_time.state, rtol=0, atol=4 * len(acts) * most * 2.0**-24)
     assert late.at.tolist() == in_time.at.tolist()
     for name in ("events", "liked", "disliked", "seen_count", "recent_count"):
@@ -294,7 +295,7 @@ def test_the_order_of_arrival_changes_the_sums_by_rounding_only(
 
 def test_an_event_counts_half_after_a_half_life_and_a_late_one_as_if_it_had_come_in_time() -> None:
     model = toy_model()
-    half_life = int(model.encoder.half_life_seconds * 1000)
+    half_life = int(additive(model).half_life_seconds * 1000)
 
     in_time = rows_after(model, like("anna", "a1"), like("anna", "b1", at=START + half_life))
     late = rows_after(model, like("anna", "b1", at=START + half_life), like("anna", "a1"))
@@ -437,7 +438,7 @@ def test_counts_turn_over_without_harm() -> None:
     after = profile.fold(rows, run_of([like("anna", "a1", event_id="e")]), None).rows
 
     assert (after.events.tolist(), after.liked.tolist()) == ([0], [0])
-    assert len(profile.pack(after, 0)[0]) <= profile.ROW_BYTES_MAX
+    assert len(profile.pack(after, 0)[0]) <= profile.STATELESS_BYTES_MAX + 4 * after.state.shape[1]
 
 
 @given(st.data())
@@ -479,7 +480,7 @@ def test_the_fullest_row_with_the_widest_state_fits() -> None:
     length = len(profile.pack(rows, 0)[0])
 
     assert widest.encoder.width == profile.STATE_MAX
-    assert length == profile.ROW_BYTES_MAX
+    assert length == profile.STATELESS_BYTES_MAX + 4 * profile.STATE_MAX
 
 
 def golden_row() -> bytes:

@@ -28,6 +28,7 @@ from tests.toy import (
     rows_after,
     run_of,
     same_bits,
+    sigmoid,
     toy_model,
     view,
 )
@@ -203,7 +204,7 @@ def plain_list(
     """Every candidate of one user that may be listed, with its score, and how many of them there are, step by step."""
     vector = model.encoder.vector(rows)[user].astype(float)
     taste = model.encoder.taste(rows)[user].astype(float)
-    logits = vector @ model.clusters.weights.astype(float) + model.clusters.bias
+    logits = vector @ sigmoid(model).weights.astype(float) + sigmoid(model).bias
     votes: dict[int, float] = {}
 
     def vote(items: list[int], scores: list[float], share: float) -> None:
@@ -215,14 +216,17 @@ def plain_list(
         share = model.blend.cluster_weight / (1 + math.exp(-logits[cluster]))
         vote(model.cluster_shortlists.items[cluster].tolist(), model.cluster_shortlists.scores[cluster].tolist(), share)
     events = int(rows.events[user])
-    for back in range(min(model.blend.anchors, events)):
-        slot = (events - 1 - back) % profile.RING_SIZE
-        key, weight = int(rows.ring_item[user, slot]), float(rows.ring_weight[user, slot])
-        known = [place for place, name in enumerate(model.items.ids) if key_of(name) == key]
-        if known and weight >= 0:
-            share = model.blend.anchor_weight * model.blend.anchor_decay**back
-            lists = model.anchor_shortlists
-            vote(lists.items[known[0]].tolist(), lists.scores[known[0]].tolist(), share)
+    blend = model.blend
+    for lists, count, share, decay in (
+        (model.anchor_shortlists, blend.anchors, blend.anchor_weight, blend.anchor_decay),
+        (model.neighbour_shortlists, blend.neighbours, blend.neighbour_weight, blend.neighbour_decay),
+    ):
+        for back in range(min(count, events)):
+            slot = (events - 1 - back) % profile.RING_SIZE
+            key, weight = int(rows.ring_item[user, slot]), float(rows.ring_weight[user, slot])
+            known = [place for place, name in enumerate(model.items.ids) if key_of(name) == key]
+            if known and weight >= 0:
+                vote(lists.items[known[0]].tolist(), lists.scores[known[0]].tolist(), share * decay**back)
     met = set(rows.seen[user, : int(rows.seen_count[user])].tolist())
 
     def allowed(item: int) -> bool:

@@ -18,7 +18,9 @@ from efficientrec.training import memberships, trials
 from efficientrec.training.data import TrainingData
 from efficientrec.training.folder import PROTOCOLS, evaluate_folder, train_folder
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.train import Trained, signed, train
+from efficientrec.training.train import Trained, train
+from efficientrec.training.weights import signed
+from tests.toy import additive, sigmoid
 
 DAY = 86_400_000
 TASTE = 12  # items of each of the two tastes; the last item of either is described, and nobody touched it
@@ -134,7 +136,7 @@ def test_the_model_is_fit_to_be_published(trained: Trained, tmp_path_factory: py
 
 
 def test_the_network_that_serves_is_the_one_that_was_trained(trained: Trained) -> None:
-    encoder, clusters = trained.model.encoder, trained.model.clusters
+    encoder, clusters = additive(trained.model), sigmoid(trained.model)
     head = memberships.MembershipHead(
         encoder.hidden_weights.shape[0], QUICK.hidden, len(clusters), torch.Generator().manual_seed(0)
     )
@@ -161,11 +163,11 @@ def test_the_network_that_serves_is_the_one_that_was_trained(trained: Trained) -
 def _places(model: Model) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     """Place of each user's single trait among those that the model knows."""
     rows = histories.all_of(model, WORLD)
-    return np.searchsorted(model.encoder.trait_keys, rows.traits[:, 0])
+    return np.searchsorted(additive(model).trait_keys, rows.traits[:, 0])
 
 
 def test_the_states_that_the_head_learns_from_are_those_that_the_encoder_keeps(trained: Trained) -> None:
-    sums = memberships.sums(signed(WORLD, QUICK.half_life_seconds), trained.model.encoder.item_vectors)
+    sums = memberships.sums(signed(WORLD, QUICK.half_life_seconds), additive(trained.model).item_vectors)
 
     np.testing.assert_allclose(histories.all_of(trained.model, WORLD).state, sums, rtol=1e-3, atol=1e-4)
 
@@ -175,7 +177,7 @@ def test_the_same_seed_gives_the_same_arrays(trained: Trained) -> None:
 
     for name in ("ranking_vectors", "item_bias", "popular"):
         np.testing.assert_array_equal(getattr(again, name), getattr(trained.model, name))
-    for field in fields(again.encoder):
+    for field in fields(additive(again)):
         if field.name != "items":
             np.testing.assert_array_equal(
                 getattr(again.encoder, field.name), getattr(trained.model.encoder, field.name)
@@ -191,7 +193,7 @@ def test_nothing_of_what_was_held_out_is_learned(trained: Trained) -> None:
 
     other = train(scrambled, QUICK, version="toy").earlier
 
-    np.testing.assert_array_equal(other.encoder.item_vectors, trained.earlier.encoder.item_vectors)
+    np.testing.assert_array_equal(additive(other).item_vectors, additive(trained.earlier).item_vectors)
     np.testing.assert_array_equal(other.ranking_vectors, trained.earlier.ranking_vectors)
     np.testing.assert_array_equal(other.cluster_shortlists.items, trained.earlier.cluster_shortlists.items)
     np.testing.assert_array_equal(other.anchor_shortlists.items, trained.earlier.anchor_shortlists.items)

@@ -21,7 +21,7 @@ from aiokafka.structs import ConsumerRecord
 from efficientrec.interactions import key_of
 from efficientrec.model import Model
 from efficientrec.popularity import ITEMS_MAX, Popularity
-from efficientrec.profile import ROW_BYTES_MAX, STATE_MAX, unpack
+from efficientrec.profile import STATELESS_BYTES_MAX, unpack
 from efficientrec.recompute import Event, recompute
 from streams.aside import ORIGIN
 from streams.catalogue import Catalogue
@@ -633,7 +633,7 @@ def test_what_a_user_sends_beyond_the_limit_of_a_second_is_counted_as_limited() 
 
 def test_before_the_first_model_rows_and_popularity_of_a_run_are_whole_or_absent() -> None:
     overhead = 24
-    row = ROW_BYTES_MAX - 4 * STATE_MAX + ID_BYTES_MAX + overhead  # without a state, under the longest key
+    row = STATELESS_BYTES_MAX + ID_BYTES_MAX + overhead  # without a state, under the longest key
     popularity = Popularity(1.0, START, {f"{n:0{ID_BYTES_MAX}d}": 0.1 for n in range(ITEMS_MAX)}).to_bytes()
 
     assert COLD_EVENTS_MAX * row + len(popularity) + len(Progress(2**62, 2**62).to_bytes()) + 4 * overhead < BATCH_BYTES

@@ -25,7 +25,7 @@ from efficientrec.model import Blend, Model
 from efficientrec.profile import Rows
 from efficientrec.recommend import Recommendations
 from efficientrec.recompute import Event
-from efficientrec.shortlists import Shortlists
+from efficientrec.shortlists import Shortlists, nothing
 from efficientrec.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -80,11 +80,25 @@ def toy_model(version: str = "toy-1", items: Sequence[str] = ITEMS) -> Model:
         anchor_shortlists=Shortlists(
             np.array(by_anchor, np.int32).reshape(-1, 1), np.ones((len(items), 1), np.float32)
         ),
+        neighbour_shortlists=nothing(len(items)),
         popular=np.arange(len(items), dtype=np.int32),
         ranking_vectors=taste.copy(),
+        ranking_places=np.zeros((len(items), 0), np.int32),
         item_bias=np.linspace(0.1, 0, len(items), dtype=np.float32),
         blend=Blend(cluster_weight=1.0, anchor_weight=1.0, anchors=2, anchor_decay=0.5),
     )
+
+
+def additive(model: Model) -> EfficientRecEncoder:
+    """The model's encoder, one of sums."""
+    assert isinstance(model.encoder, EfficientRecEncoder)
+    return model.encoder
+
+
+def sigmoid(model: Model) -> Clusters:
+    """The model's clusters, of the usual kind."""
+    assert isinstance(model.clusters, Clusters)
+    return model.clusters
 
 
 class Act(NamedTuple):
@@ -221,8 +235,18 @@ def random_model(
         clusters=Clusters(numbers(hidden, clusters), numbers(clusters), min(4, clusters)),
         cluster_shortlists=shortlists(clusters, 12),
         anchor_shortlists=shortlists(items, 6),
+        neighbour_shortlists=shortlists(items, 5),
         popular=rng.permutation(items)[:20].astype(np.int32),
         ranking_vectors=numbers(items, dim),
+        ranking_places=np.zeros((items, 0), np.int32),
         item_bias=numbers(items),
-        blend=Blend(cluster_weight=0.7, anchor_weight=1.3, anchors=3, anchor_decay=0.8),
+        blend=Blend(
+            cluster_weight=0.7,
+            anchor_weight=1.3,
+            anchors=3,
+            anchor_decay=0.8,
+            neighbour_weight=0.4,
+            neighbours=5,
+            neighbour_decay=0.9,
+        ),
     )

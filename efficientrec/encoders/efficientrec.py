@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec import kernels
+from efficientrec.encoders import Arrays, Expect, Numbers
 from efficientrec.profile import Rows
 from efficientrec.vocabulary import Vocabulary
 
@@ -21,6 +23,18 @@ from efficientrec.vocabulary import Vocabulary
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EfficientRecEncoder:
     """state (users, 2d + 2): A⁺ = Σ y f_i of likes, A⁻ = Σ |y| f_i of dislikes, n⁺ = Σ y, n⁻ = Σ |y|, all decayed."""
+
+    NAME: ClassVar[str] = "efficientrec"
+    ARRAYS: ClassVar[Arrays] = {
+        "item_vectors": (2, np.float32),
+        "trait_keys": (1, np.uint64),
+        "trait_vectors": (2, np.float32),
+        "hidden_weights": (2, np.float32),
+        "hidden_bias": (1, np.float32),
+        "vector_weights": (2, np.float32),
+        "vector_bias": (1, np.float32),
+    }
+    NUMBERS: ClassVar[Numbers] = {"half_life_seconds": float, "dislike": float}
 
     key: int
     items: Vocabulary
@@ -74,3 +88,20 @@ class EfficientRecEncoder:
         hidden = kernels.dense(inputs, self.hidden_weights, self.hidden_bias, True)
         vector: NDArray[np.float32] = kernels.dense(hidden, self.vector_weights, self.vector_bias, True)
         return vector
+
+    def check(self, expect: Expect) -> None:
+        middle, hidden = len(self.hidden_bias), len(self.vector_bias)
+        for name, shape, wanted in (
+            ("item_vectors", self.item_vectors.shape, (len(self.items), self.dim)),
+            ("trait_vectors", self.trait_vectors.shape[:1], self.trait_keys.shape),
+            ("hidden_weights", self.hidden_weights.shape, (self.width + self.trait_vectors.shape[1], middle)),
+            ("vector_weights", self.vector_weights.shape, (middle, hidden)),
+        ):
+            expect(shape == wanted, f"{name} has shape {shape}", str(wanted))
+        expect(bool((self.trait_keys[1:] > self.trait_keys[:-1]).all()), "trait_keys are not sorted", "ascending keys")
+        half_life = self.half_life_seconds
+        expect(0.001 <= half_life < math.inf, f"half_life_seconds is {half_life}", "a millisecond or more")
+        expect(0 <= self.dislike < math.inf, f"dislike is {self.dislike}", "a number that is not negative")
+
+    def shapes(self) -> tuple[int, int]:
+        return len(self.vector_bias), self.dim

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.model import Blend, Model
 from efficientrec.training.recipe import Recipe
 from efficientrec.training.trials import Judged
@@ -40,9 +41,10 @@ WORTH = 0.002  # relative gain below which a change is noise and is not made
 
 def applied(model: Model, voices: Voices, popularity: NDArray[np.float64]) -> Model:
     """The model with these voices. popularity (items,): in [0, 1]."""
+    encoder = model.encoder
     return replace(
         model,
-        encoder=replace(model.encoder, dislike=voices.dislike),
+        encoder=replace(encoder, dislike=voices.dislike) if isinstance(encoder, EfficientRecEncoder) else encoder,
         item_bias=(voices.popularity * popularity).astype(np.float32),
         blend=Blend(
             cluster_weight=voices.cluster_weight,

@@ -11,8 +11,9 @@ from efficientrec.errors import SettingInvalid
 from efficientrec.evaluation import baselines, protocols
 from efficientrec.training import trials
 from efficientrec.training.data import of_dataset
+from efficientrec.training.learned import Progress
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.train import Progress, Trained, train
+from efficientrec.training.train import Trained, train
 
 PROTOCOLS = ("temporal", "strong")
 FOREVER_SECONDS = 1e12

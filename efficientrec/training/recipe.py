@@ -13,6 +13,8 @@ class Recipe:
 
     seed: int = 0
     """Of every random choice."""
+    encoder: str = "efficientrec"
+    """Which encoder is learned: one of registry.ENCODERS."""
     half_life_seconds: float = 90 * DAY
     """Age at which an interaction counts half in a profile."""
     popularity_half_life_seconds: float = 7 * DAY

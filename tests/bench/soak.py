@@ -31,6 +31,7 @@ from tests.bench.spread import spread
 from tests.bench.synthetic import synthetic_model
 from tests.bench.traffic import lag, now_ms, outcomes, producer_for, steady, until_handled
 from tests.integration.harness import KeyValue, Worker, World
+from tests.toy import additive
 
 PARTITIONS = 4
 ITEMS = 2000
@@ -119,14 +120,14 @@ class Models:
         self.released += 1
         shape = self._shapes[self.released % MODELS]
         version = f"soak-{self.released:04}"
-        self._world.release(replace(shape, version=version, encoder=replace(shape.encoder, key=key_of(version))))
+        self._world.release(replace(shape, version=version, encoder=replace(additive(shape), key=key_of(version))))
         shutil.rmtree(self._world.folder / f"model-soak-{self.released - 2:04}", ignore_errors=True)
 
 
 def _of_vocabulary(first: Model, seed: int) -> Model:
     """A model of other weights for the same items. They share the vocabulary, whose places recomputation keeps."""
     other = synthetic_model(items=ITEMS, seed=seed)
-    return replace(other, items=first.items, encoder=replace(other.encoder, items=first.items))
+    return replace(other, items=first.items, encoder=replace(additive(other), items=first.items))
 
 
 def soak(

@@ -9,7 +9,7 @@ from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.interactions import key_of
 from efficientrec.model import Blend, Model
-from efficientrec.shortlists import Shortlists
+from efficientrec.shortlists import Shortlists, nothing
 from efficientrec.vocabulary import Vocabulary
 
 ITEMS = 4000
@@ -58,8 +58,10 @@ def synthetic_model(version: str = "synthetic", *, items: int = ITEMS, seed: int
         clusters=Clusters(cluster_weights, np.zeros(CLUSTERS, np.float32), VOTES),
         cluster_shortlists=Shortlists(listed, scores),
         anchor_shortlists=Shortlists(np.full((items, 1), -1, np.int32), np.zeros((items, 1), np.float32)),
+        neighbour_shortlists=nothing(items),
         popular=np.arange(200, dtype=np.int32),
         ranking_vectors=numbers(items, DIM),
+        ranking_places=np.zeros((items, 0), np.int32),
         item_bias=np.zeros(items, np.float32),
         blend=Blend(cluster_weight=1.0, anchor_weight=0.0, anchors=0, anchor_decay=1.0),
     )

@@ -1,0 +1,8 @@
+"""Every learner by the name of its encoder."""
+
+from __future__ import annotations
+
+from efficientrec.training import efficientrec
+from efficientrec.training.learned import Learner
+
+LEARNERS: dict[str, Learner] = {"efficientrec": efficientrec.learn}
