@@ -15,10 +15,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from efficientrec import kernels
 from efficientrec.compiled import compiled
+from efficientrec.kernels import dense
 
-BUILT_ON = ""  # see compiled.py
+BUILT_ON = "b27e4ce1892c14fa"  # see compiled.py
 Floats = NDArray[np.float32]
 EPSILON = np.float32(1e-5)  # torch's, of the variance of a norm
 
@@ -84,8 +84,8 @@ def _dense_layers(
     state: Floats, scale: Floats, shift: Floats, up: Floats, up_bias: Floats, down: Floats, down_bias: Floats
 ) -> None:
     """state (positions, d), changed in place: each row gains two dense layers of its norm."""
-    wide = kernels.dense(normed(state, scale, shift), up, up_bias, True)
-    gained = kernels.dense(wide, down, down_bias, False)
+    wide = dense(normed(state, scale, shift), up, up_bias, True)
+    gained = dense(wide, down, down_bias, False)
     for row in range(len(state)):
         for column in range(state.shape[1]):
             state[row, column] += gained[row, column]
@@ -133,7 +133,7 @@ def last_states(
             if layer > 0:
                 before = normed(state, norms[layer, 0, 0], norms[layer, 0, 1])
                 for kind in range(3):
-                    asked[kind] = kernels.dense(before, attention[layer, kind], attention_bias[layer, kind], False)
+                    asked[kind] = dense(before, attention[layer, kind], attention_bias[layer, kind], False)
             begin = length - 1 if layer == layers - 1 else 0
             state = state[begin:].copy()
             read = np.empty((length - begin, dim), np.float32)
@@ -146,7 +146,7 @@ def last_states(
                     share,
                     read[position - begin],
                 )
-            state += kernels.dense(read, attention[layer, 3], attention_bias[layer, 3], False)
+            state += dense(read, attention[layer, 3], attention_bias[layer, 3], False)
             _dense_layers(
                 state,
                 norms[layer, 1, 0],
@@ -157,6 +157,20 @@ def last_states(
                 down_bias[layer],
             )
         result[user] = normed(state, last_norm[0], last_norm[1])[0]
+    return result
+
+
+@compiled
+def directions(states: Floats) -> Floats:
+    """Each row at length 1; zeros stay."""
+    result = np.zeros(states.shape, np.float32)
+    for row in range(len(states)):
+        square = np.float32(0.0)
+        for column in range(states.shape[1]):
+            square += states[row, column] * states[row, column]
+        if square > 0:
+            for column in range(states.shape[1]):
+                result[row, column] = states[row, column] / np.float32(math.sqrt(square))
     return result
 
 
