@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from efficientrec.compiled import compiled
 from efficientrec.kernels import dense
 
-BUILT_ON = "b27e4ce1892c14fa"  # see compiled.py
+BUILT_ON = "140b35f832afde1f"  # see compiled.py
 Floats = NDArray[np.float32]
 EPSILON = np.float32(1e-5)  # torch's, of the variance of a norm
 
