@@ -94,7 +94,8 @@ def assigned(h: torch.Tensor, centres: torch.Tensor, recipe: ElcrecRecipe) -> to
     share = torch.softmax(likeness / recipe.temperature, dim=1)
     pull = 2 - 2 * (share.detach() * likeness).sum(dim=1).mean()
     use = share.mean(dim=0)
-    return pull + torch.special.xlogy(use, use).sum() + np.log(len(centres))
+    balance: torch.Tensor = torch.special.xlogy(use, use).sum() + float(np.log(len(centres)))
+    return pull + balance
 
 
 def contrast(first: torch.Tensor, second: torch.Tensor, centres: torch.Tensor, temperature: float) -> torch.Tensor:
