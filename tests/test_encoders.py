@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from efficientrec import artifact, profile
 from efficientrec.model import Model
 from efficientrec.profile import Rows
+from efficientrec.recompute import recompute
 from tests import strategies
 from tests.toy import (
     START,
     Act,
     additive,
     dislike,
+    events_of,
     like,
     random_model,
     random_sequence_model,
@@ -144,6 +146,29 @@ def test_whatever_users_do_the_numbers_stay_finite(make: Callable[[], Model], ac
     assert np.isfinite(model.encoder.vector(rows)).all()
     assert np.isfinite(model.encoder.taste(rows)).all()
     assert {model.encoder.vector(rows).dtype.name, model.encoder.taste(rows).dtype.name} == {"float32"}
+
+
+@every_encoder
+@given(acts=strategies.histories())
+def test_a_row_is_what_a_plain_recomputation_makes_of_the_log(make: Callable[[], Model], acts: list[Act]) -> None:
+    model = make()
+
+    rows = profile.fold(profile.empty(3), run_of(acts, users=USERS), model.encoder).rows
+
+    for packed, name in zip(profile.pack(rows, 0), USERS, strict=True):
+        assert packed == recompute(events_of(acts, name), model)
+
+
+@every_encoder
+@given(acts=strategies.histories())
+def test_so_is_a_row_that_another_model_built(make: Callable[[], Model], acts: list[Act]) -> None:
+    before, model = random_model(3, items=9, version="before"), make()
+    folded = profile.fold(profile.empty(3), run_of(acts, users=USERS), before.encoder).rows
+
+    rows = profile.rebuilt(folded, model.encoder)
+
+    for user, (packed, name) in enumerate(zip(profile.pack(rows, 0), USERS, strict=True)):
+        assert packed == recompute(events_of(acts, name), model, built=int(rows.built[user]))
 
 
 @every_encoder
