@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from efficientrec import profile
 from efficientrec.encoders.elcrec import ElcrecEncoder
@@ -19,11 +20,12 @@ from tests.toy import dislike, like, run_of, view
 
 ITEMS = [*strategies.KNOWN, *(f"i{number}" for number in range(12, 30))]
 SMALL = SequenceRecipe(length=12, dim=16, layers=1, heads=2, widening=2, negatives=30)
+NO_TOKENS = csr_matrix(np.zeros((len(ITEMS), 0), np.float32))
 
 
 def random_net(recipe: SequenceRecipe, seed: int = 0) -> SequenceNet:
     """A net of nothing in particular, with every number far from where it starts."""
-    net = SequenceNet(len(ITEMS), recipe, seed)
+    net = SequenceNet(NO_TOKENS, np.arange(len(ITEMS)), recipe, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in net.parameters():
@@ -54,7 +56,9 @@ def test_what_is_served_is_what_was_trained(histories: list[list[str]], layers: 
         wanted = np.zeros(16, np.float32)
         if items:
             with torch.no_grad():
-                wanted = net(torch.tensor([[ITEMS.index(item) for item in items[-12:]]]))[0, -1].numpy()
+                wanted = net(torch.tensor([[ITEMS.index(item) for item in items[-12:]]]), net.item_vectors())[
+                    0, -1
+                ].numpy()
         assert taste[user] == pytest.approx(wanted, abs=1e-5)
         assert np.linalg.norm(encoder.vector(rows)[user]) == pytest.approx(1.0 if items else 0.0, abs=1e-5)
 

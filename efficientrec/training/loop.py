@@ -69,8 +69,9 @@ class Course:
 
     @property
     def best(self) -> int:
-        """Index of the epoch whose parameters count: that of the best score, the first of equals; or the last."""
-        return int(np.argmax(self.scores)) if self.scores else self.epochs - 1
+        """Index of the epoch whose parameters count: that of the best score, the last of equals, since the loss still
+        fell; or the last."""
+        return self.epochs - 1 - (int(np.argmax(self.scores[::-1])) if self.scores else 0)
 
 
 def run(

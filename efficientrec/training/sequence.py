@@ -15,16 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from torch import nn
 from torch.nn import functional
 
 from efficientrec.encoders.elcrec import ElcrecEncoder
 from efficientrec.training import loop
 from efficientrec.training.data import TrainingData
+from efficientrec.training.descriptions import token_matrix
 from efficientrec.training.loop import Checkpoint, Course, Epochs
 from efficientrec.training.sequence_recipe import SequenceRecipe
 from efficientrec.vocabulary import Vocabulary
@@ -33,8 +36,26 @@ AT_ONCE = 512  # users read together: enough that the overhead of a call does no
 SCORED_TOP = 20  # of the NDCG by which training ends
 POOL = 16  # batches whose windows are sorted by length together: little padding, and still a random mix
 
-More = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""A loss beside that of the next item, of a batch of windows: their items (windows, T), and how long each is."""
+
+class Beside(Protocol):
+    """What is learned with the net, and gives losses beside the next item's."""
+
+    def begin_epoch(self, sequences: Sequences, draw: np.random.Generator) -> None: ...
+
+    def loss(self, batch: Batch, states: torch.Tensor, draw: np.random.Generator) -> torch.Tensor:
+        """states (windows, dim): of the net, at the place that tells the last item of each window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some windows that are learned from together."""
+
+    items: torch.Tensor
+    """(windows, T)"""
+    length: torch.Tensor
+    """(windows,) how many of them count; behind them stands anything."""
+    vectors: torch.Tensor
+    """(items, dim) of all items, as of this step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +74,13 @@ class Sequences:
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.starts)
 
+    def of(self, users: NDArray[np.int64]) -> Sequences:
+        """Those of some users."""
+        count = self.lengths[users]
+        starts = np.concatenate(([0], np.cumsum(count)))
+        place = np.arange(starts[-1]) - np.repeat(starts[:-1] - self.starts[users], count)
+        return Sequences(self.items[place], starts)
+
     def without_last(self, users: NDArray[np.int64]) -> Sequences:
         """The same without the last item of these users, each of whom has one."""
         kept = np.ones(len(self.items), np.bool_)
@@ -60,6 +88,13 @@ class Sequences:
         shorter = self.lengths
         shorter[users] -= 1
         return Sequences(self.items[kept], np.concatenate(([0], np.cumsum(shorter))))
+
+
+def tokens_of(data: TrainingData, recipe: SequenceRecipe) -> csr_matrix:
+    """(items, tokens) what the items' descriptions share, each item's tokens at length 1."""
+    tokens = token_matrix(data.tokens, recipe.token_items_min, recipe.tokens_max)
+    length = np.sqrt(np.asarray(tokens.multiply(tokens).sum(axis=1), np.float32).ravel())
+    return csr_matrix(tokens.multiply(1 / np.maximum(length, np.float32(1e-9))[:, None]))
 
 
 def sequences_of(data: TrainingData) -> Sequences:
@@ -107,12 +142,21 @@ class Layer(nn.Module):
 class SequenceNet(nn.Module):
     """From items to the state after each of them, and from a state to a score of every item."""
 
-    def __init__(self, items: int, recipe: SequenceRecipe, seed: int) -> None:
+    def __init__(self, tokens: csr_matrix, touched: NDArray[np.integer], recipe: SequenceRecipe, seed: int) -> None:
+        """tokens (items, tokens): what items have in common by their descriptions. touched: the items that users did
+        something with. Only they are told from each other: others would all be learned to be the wrong ones."""
         super().__init__()
         self.recipe = recipe
-        self.item_vectors = nn.Parameter(torch.empty(items, recipe.dim))
+        self.own_vectors = nn.Parameter(torch.empty(tokens.shape[0], recipe.dim))
+        self.token_vectors = nn.Parameter(torch.empty(tokens.shape[1], recipe.dim))
+        self._tokens = (
+            torch.from_numpy(tokens.indices.astype(np.int64)),
+            torch.from_numpy(tokens.indptr[:-1].astype(np.int64)),
+            torch.from_numpy(tokens.data.astype(np.float32)),
+        )
         self.layers = nn.ModuleList(Layer(recipe) for _ in range(recipe.layers))
         self.last_norm = nn.LayerNorm(recipe.dim)
+        self._touched = torch.from_numpy(np.unique(touched).astype(np.int64))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, value in self.named_parameters():
@@ -121,29 +165,51 @@ class SequenceNet(nn.Module):
                 elif name.endswith("bias"):
                     value.zero_()
 
-    def forward(self, items: torch.Tensor) -> torch.Tensor:
+    def item_vectors(self) -> torch.Tensor:
+        """(items, dim): what is learned of each item by itself, and what its description says."""
+        if not len(self.token_vectors):
+            return self.own_vectors
+        tokens, starts, weights = self._tokens
+        described = functional.embedding_bag(tokens, self.token_vectors, starts, mode="sum", per_sample_weights=weights)
+        return self.own_vectors + described
+
+    def forward(self, items: torch.Tensor, vectors: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
         """States (windows, T, dim). items (windows, T): shorter ones are filled up behind with any item, which changes
-        nothing before it."""
-        state = functional.dropout(functional.embedding(items, self.item_vectors), self.recipe.dropout, self.training)
+        nothing before it. vectors: `item_vectors()`. shown (windows, T): what is not stands there as zeros."""
+        state = functional.embedding(items, vectors)
+        if shown is not None:
+            state = state * shown[:, :, None]
+        state = functional.dropout(state, self.recipe.dropout, self.training)
         for layer in self.layers:
             state = layer(state)
         normed: torch.Tensor = self.last_norm(state)
         return normed
 
-    def next_item_loss(self, states: torch.Tensor, targets: torch.Tensor, draw: np.random.Generator) -> torch.Tensor:
+    def next_item_loss(
+        self, states: torch.Tensor, targets: torch.Tensor, vectors: torch.Tensor, draw: np.random.Generator
+    ) -> torch.Tensor:
         """How surprising the true next items are. states (predictions, dim), targets (predictions,).
 
         With sampled negatives, each of them counts for as many items as it stands for: log(items / negatives) is added
         to its score (logQ correction). One that is the true item itself does not count.
         """
-        items, count = len(self.item_vectors), self.recipe.negatives
+        items, count = len(self._touched), self.recipe.negatives
         if count >= items:
-            return functional.cross_entropy(states @ self.item_vectors.T, targets)
-        others = torch.from_numpy(draw.choice(items, count, replace=False))
-        true = (states * functional.embedding(targets, self.item_vectors)).sum(dim=1, keepdim=True)
-        false = states @ functional.embedding(others, self.item_vectors).T + math.log((items - 1) / count)
+            return functional.cross_entropy(
+                states @ functional.embedding(self._touched, vectors).T, torch.searchsorted(self._touched, targets)
+            )
+        others = self._touched[torch.from_numpy(draw.choice(items, count, replace=False))]
+        true = (states * functional.embedding(targets, vectors)).sum(dim=1, keepdim=True)
+        false = states @ functional.embedding(others, vectors).T + math.log((items - 1) / count)
         false = false.masked_fill(others[None, :] == targets[:, None], -torch.inf)
         return (torch.logsumexp(torch.cat((true, false), dim=1), dim=1) - true[:, 0]).mean()
+
+    @torch.no_grad()
+    def place_untouched(self) -> None:
+        """Gives items that nobody touched what the others have on average beside their descriptions."""
+        untouched = torch.ones(len(self.own_vectors), dtype=torch.bool)
+        untouched[self._touched] = False
+        self.own_vectors[untouched] = self.own_vectors[self._touched].mean(dim=0)
 
     @torch.no_grad()
     def last_states(self, sequences: Sequences) -> torch.Tensor:
@@ -151,18 +217,18 @@ class SequenceNet(nn.Module):
         length = np.minimum(sequences.lengths, self.recipe.length)
         order = np.argsort(length, kind="stable")
         order = order[length[order] > 0]
-        states = torch.zeros(len(sequences), self.recipe.dim)
+        states, vectors = torch.zeros(len(sequences), self.recipe.dim), self.item_vectors()
         for first in range(0, len(order), AT_ONCE):
             users = order[first : first + AT_ONCE]
             end = sequences.starts[users + 1]
             items, _ = _filled(sequences.items, end - length[users], end)
-            states[users] = self(items)[torch.arange(len(users)), torch.from_numpy(length[users] - 1)]
+            states[users] = self(items, vectors)[torch.arange(len(users)), torch.from_numpy(length[users] - 1)]
         return states
 
     @torch.no_grad()
     def scores(self, states: torch.Tensor) -> torch.Tensor:
         """(users, items)"""
-        return states @ self.item_vectors.T
+        return states @ self.item_vectors().T
 
     def encoder(self, key: int, items: Vocabulary, scale: float = 1.0) -> ElcrecEncoder:
         """The encoder that serves this net. scale: of its states, and so of its scores."""
@@ -181,7 +247,7 @@ class SequenceNet(nn.Module):
         return ElcrecEncoder(
             key=key,
             items=items,
-            item_vectors=self.item_vectors.detach().numpy().copy(),
+            item_vectors=self.item_vectors().detach().numpy().copy(),
             nearness=arrays(lambda layer: layer.nearness),
             norms=arrays(norms),
             attention=arrays(lambda layer: torch.stack([part.weight.T for part in parts(layer)])),
@@ -217,38 +283,43 @@ def fit_sequence(
     checkpoint: Checkpoint | None = None,
 ) -> Fitted:
     """Learns from everything in data but the items held out to tell when to end."""
-    net = SequenceNet(len(data.items), recipe, seed)
-    return Fitted(net, learn(net, net, sequences_of(data), seed, progress=progress, checkpoint=checkpoint))
+    sequences = sequences_of(data)
+    net = SequenceNet(tokens_of(data, recipe), sequences.items, recipe, seed)
+    return Fitted(net, learn_net(net, net, sequences, seed, progress=progress, checkpoint=checkpoint))
 
 
-def learn(
+def learn_net(
     net: SequenceNet,
     whole: nn.Module,
     sequences: Sequences,
     seed: int,
     *,
-    more: More | None = None,
+    beside: Beside | None = None,
     progress: loop.Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Course:
     """Teaches the net. whole: the module with all that is learned; the net itself, or what has the net as a part and
-    gives the loss `more`."""
+    is `beside` it."""
     recipe = net.recipe
     draw = np.random.default_rng(seed)
     asked = _held_out(sequences, recipe, draw)
     rest = sequences.without_last(asked) if len(asked) else sequences
     targets = sequences.items[sequences.starts[asked + 1] - 1]
-    given = _chosen(rest, asked)
+    given = rest.of(asked)
 
     def losses(draw: np.random.Generator) -> Iterator[torch.Tensor]:
+        if beside is not None:
+            beside.begin_epoch(rest, draw)
         for begin, end in _batches(rest, recipe, draw):
-            items, length = _filled(rest.items, begin, end)
-            states = net(items[:, :-1])
-            predicted = torch.arange(items.shape[1] - 1)[None, :] < length[:, None] - 1
-            loss = net.next_item_loss(states[predicted], items[:, 1:][predicted], draw)
-            yield loss if more is None else loss + more(items, length)
+            batch = Batch(*_filled(rest.items, begin, end), net.item_vectors())
+            states = net(batch.items[:, :-1], batch.vectors)
+            told = torch.arange(states.shape[1])[None, :] < batch.length[:, None] - 1
+            loss = net.next_item_loss(states[told], batch.items[:, 1:][told], batch.vectors, draw)
+            if beside is not None:
+                loss = loss + beside.loss(batch, states[torch.arange(len(states)), batch.length - 2], draw)
+            yield loss
 
-    return loop.run(
+    course = loop.run(
         whole,
         torch.optim.Adam(whole.parameters(), lr=recipe.learning_rate),
         losses,
@@ -257,6 +328,8 @@ def learn(
         progress=progress,
         checkpoint=checkpoint,
     )
+    net.place_untouched()
+    return course
 
 
 def ndcg(net: SequenceNet, given: Sequences, targets: NDArray[np.int64]) -> float:
@@ -284,13 +357,6 @@ def _held_out(sequences: Sequences, recipe: SequenceRecipe, draw: np.random.Gene
     return users[np.array(new, np.bool_)]
 
 
-def _chosen(sequences: Sequences, users: NDArray[np.int64]) -> Sequences:
-    count = sequences.lengths[users]
-    starts = np.concatenate(([0], np.cumsum(count)))
-    place = np.arange(starts[-1]) - np.repeat(starts[:-1] - sequences.starts[users], count)
-    return Sequences(sequences.items[place], starts)
-
-
 def windows(
     sequences: Sequences, length: int, draw: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -316,9 +382,11 @@ def _batches(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Where the windows of each batch begin and end; a batch has windows of like length, and the batches no order."""
     begin, end = windows(sequences, recipe.length, draw)
+    if not len(begin):
+        return
     told = end - begin - 1
     order = draw.permutation(len(begin))
-    pool = np.arange(len(order)) // max(1, int(POOL * recipe.batch / max(float(told.mean()), 1.0)))
+    pool = np.arange(len(order)) // max(1, int(POOL * recipe.batch / told.mean()))
     order = order[np.lexsort((told[order], pool))]
     batch = (np.cumsum(told[order]) - 1) // recipe.batch
     batches = np.split(order, np.flatnonzero(np.diff(batch)) + 1)

@@ -17,6 +17,10 @@ class SequenceRecipe:
     heads: int = 1
     widening: int = 4
     """Width of the dense layers' middle, in widths of an item's vector."""
+    tokens_max: int = 3000
+    """Tokens of item descriptions that are told apart, the most frequent first."""
+    token_items_min: int = 3
+    """Items that must share a token before it can say anything."""
     dropout: float = 0.5
     learning_rate: float = 1e-3
     batch: int = 1500
