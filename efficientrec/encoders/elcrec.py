@@ -60,16 +60,16 @@ class ElcrecEncoder:
     last_norm: Floats
     """(2, d): scale and shift."""
     first: Floats = field(init=False)
-    """(3, items, d): queries, keys and values of the first layer, which depend on the item alone."""
+    """(items, 3, d): queries, keys and values of the first layer, which depend on the item alone."""
 
     def __post_init__(self) -> None:
-        first = np.zeros((3, 0, 0), np.float32)
+        first = np.zeros((0, 3, 0), np.float32)
         # What an artifact holds is not checked yet. Where it does not fit, `check` will say so.
         formed = all(getattr(self, name).ndim == dimensions for name, (dimensions, _) in self.ARRAYS.items())
         if formed and all(shape == wanted for _, shape, wanted in self._shapes()):
             normed = sequence_kernel.normed(self.item_vectors, self.norms[0, 0, 0], self.norms[0, 0, 1])
             asked = zip(self.attention[0, :3], self.attention_bias[0, :3], strict=True)
-            first = np.stack([kernels.dense(normed, weights, bias, False) for weights, bias in asked])
+            first = np.stack([kernels.dense(normed, weights, bias, False) for weights, bias in asked], axis=1)
         object.__setattr__(self, "first", first)
 
     @property
