@@ -95,7 +95,7 @@ def _dense_layers(state: Floats, norm: Floats, up: Floats, up_bias: Floats, down
 
 
 @compiled
-def last_states(
+def directions(
     items: NDArray[np.int32],
     lengths: NDArray[np.int32],
     item_vectors: Floats,
@@ -108,15 +108,15 @@ def last_states(
     up_bias: Floats,
     down: Floats,
     down_bias: Floats,
-    last_norm: Floats,
 ) -> Floats:
-    """(users, d) the state of the last position after all layers, normed; zeros for a user without items.
+    """(users, d) the state of the last position after all layers, less its mean, at length 1; zeros for a user without
+    items.
 
     items (users, T), lengths (users,): the items of each user, oldest first. item_vectors (items, d).
     first (items, 3, d): queries, keys and values of each item in the first layer.
     By layer: nearness (layers, heads, T); norms (layers, 2, 2, d): scale and shift before attention, then before the
     dense layers; attention (layers, 4, d, d) and its bias (layers, 4, d): queries, keys, values, and what is made of
-    what was read; up (layers, d, wide), down (layers, wide, d). last_norm (2, d): scale and shift.
+    what was read; up (layers, d, wide), down (layers, wide, d).
     """
     layers, dim = len(nearness), item_vectors.shape[1]
     last = layers - 1
@@ -150,25 +150,20 @@ def last_states(
     # What is left concerns one position of each user, so all users go through it together.
     _add(states, dense(reads, attention[last, 3], attention_bias[last, 3], False))
     _dense_layers(states, norms[last, 1], up[last], up_bias[last], down[last], down_bias[last])
-    states = normed(states, last_norm[0], last_norm[1])
     for user in range(len(items)):
-        if lengths[user] == 0:
-            states[user] = 0
-    return states
-
-
-@compiled
-def directions(states: Floats) -> Floats:
-    """Each row at length 1; zeros stay."""
-    result = np.zeros(states.shape, np.float32)
-    for row in range(len(states)):
+        mean = np.float32(0.0)
+        for column in range(dim):
+            mean += states[user, column]
+        mean /= np.float32(dim)
         square = np.float32(0.0)
-        for column in range(states.shape[1]):
-            square += states[row, column] * states[row, column]
-        if square > 0:
-            for column in range(states.shape[1]):
-                result[row, column] = states[row, column] / np.float32(math.sqrt(square))
-    return result
+        for column in range(dim):
+            states[user, column] -= mean
+            square += states[user, column] * states[user, column]
+        known = lengths[user] > 0 and square > 0
+        factor = np.float32(1.0 / math.sqrt(square)) if known else np.float32(0.0)
+        for column in range(dim):
+            states[user, column] *= factor
+    return states
 
 
 @compiled

@@ -15,13 +15,15 @@ class SequenceRecipe:
     """Width of an item's vector, and of all between the layers."""
     layers: int = 1
     heads: int = 1
-    widening: int = 4
+    widening: int = 1
     """Width of the dense layers' middle, in widths of an item's vector."""
     tokens_max: int = 3000
     """Tokens of item descriptions that are told apart, the most frequent first."""
     token_items_min: int = 3
     """Items that must share a token before it can say anything."""
     dropout: float = 0.3
+    temperature: float = 0.06
+    """By which cosines are divided before the softmax."""
     learning_rate: float = 1e-3
     batch: int = 1500
     """Predictions of a step: windows of like length are put together until there are so many."""
