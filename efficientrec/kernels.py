@@ -382,7 +382,7 @@ def vote_and_rank(
     popular: NDArray[np.int32],
     kept: NDArray[np.void],
     taste: NDArray[np.float32],
-    item_places: NDArray[np.int32],
+    item_places: NDArray[np.int32] | None,
     item_vectors: NDArray[np.float32],
     item_bias: NDArray[np.float32],
     item_keys: NDArray[np.uint64],
@@ -402,8 +402,8 @@ def vote_and_rank(
     clusters, memberships (users, c). anchor_weights (a,), neighbour_weights (n,): of the votes for what tends to follow
     the newest interaction and for what resembles it, of those of the one before it, …
     owner_*, anchor_*, neighbour_* (owners, L): shortlists, best first, -1 for none. popular (p,): for who has too few
-    candidates. item_places (items, K): empty rows where taste and item_vectors are multiplied, else which columns of
-    taste the columns of item_vectors are compared with.
+    candidates. item_places (items, K): which columns of taste the columns of item_vectors are compared with; None where
+    they are multiplied, for which numba compiles a kernel of its own.
     kept (users,): records of profile.KEPT. table, place: as in `lookup`, over item_keys.
     place_of (items,): room to work in, -1 everywhere before and after.
     items, scores (users, N), strongest, part (users, N, 2): filled; strongest cluster and anchor of each item and the
@@ -413,7 +413,6 @@ def vote_and_rank(
     voters, anchors, neighbours = clusters.shape[1], len(anchor_weights), len(neighbour_weights)
     most = voters * owner_items.shape[1] + anchors * anchor_items.shape[1] + neighbours * neighbour_items.shape[1]
     most += len(popular)
-    local = item_places.shape[1] > 0
     found = np.empty(most, np.int32)
     votes = np.empty(most, np.float32)
     leader = np.empty((2, most), np.int32)
@@ -427,14 +426,10 @@ def vote_and_rank(
         count = 0
         anchored, befriended = min(anchors, row.events), min(neighbours, row.events)
         for column in range(voters + anchored + befriended):
-            least = np.float32(np.inf)
             if column < voters:
                 side, owner = 0, np.int64(clusters[user, column])
-                listed, credit, share = owner_items[owner], owner_scores[owner], cluster_weight
-                if local:
-                    least = memberships[user, column]
-                else:
-                    share *= memberships[user, column]
+                listed, credit = owner_items[owner], owner_scores[owner]
+                share = memberships[user, column] * cluster_weight
             else:
                 back = column - voters
                 following = back < anchored
@@ -452,7 +447,9 @@ def vote_and_rank(
                 item = listed[rank]
                 if item < 0:
                     break
-                vote = share * min(credit[rank], least)
+                vote = share * credit[rank]
+                if item_places is not None and column < voters:
+                    vote = cluster_weight * min(memberships[user, column], credit[rank])
                 candidate = place_of[item]
                 if candidate < 0:
                     candidate = count
@@ -497,11 +494,11 @@ def vote_and_rank(
             for candidate in range(count):
                 if votes[candidate] > -np.inf:
                     item = found[candidate]
-                    if local:
-                        fit = _overlap(taste[user], item_places[item], item_vectors[item])
+                    if item_places is None:
+                        votes[candidate] += _dot(taste[user], item_vectors[item]) + item_bias[item]
                     else:
-                        fit = _dot(taste[user], item_vectors[item])
-                    votes[candidate] += fit + item_bias[item]
+                        votes[candidate] += _overlap(taste[user], item_places[item], item_vectors[item])
+                        votes[candidate] += item_bias[item]
         chosen = top(votes[:count], size, order, best)
         for rank in range(size):
             if rank < chosen and best[rank] > -np.inf:

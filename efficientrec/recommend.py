@@ -91,7 +91,7 @@ def recommend(
         model.popular,
         rows.kept,
         model.encoder.taste(rows),
-        model.ranking_places,
+        model.ranking_places if model.ranking_places.shape[1] else None,
         model.ranking_vectors,
         model.item_bias,
         model.items.keys,

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from efficientrec.encoders import Encoder
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
+from efficientrec.encoders.elfm import ElfmEncoder
+from efficientrec.encoders.elfm_plain import PlainElfm
 from efficientrec.interactions import DEFAULT_ADMISSION, Admission, key_of
 from efficientrec.model import Model
 from efficientrec.vocabulary import Vocabulary
@@ -231,10 +233,24 @@ def _is_repeat(key: int, seconds: int, noted: list[Noted], admission: Admission)
     return bool(same) and abs(same[0].seconds - seconds) <= admission.repeat_seconds
 
 
+class NoSums:
+    """The state of an encoder that reads the ring alone."""
+
+    def __init__(self) -> None:
+        self.state: NDArray[np.float32] = np.zeros(0, np.float32)
+
+    def add(self, item: int, weight: np.float32, at: int) -> None:
+        """The ring has it."""
+
+
 def _nothing(encoder: Encoder, at: int) -> Sums:
     """The state of a user who has done nothing, decayed to a time."""
+    if encoder.width == 0:
+        return NoSums()
     if isinstance(encoder, EfficientRecEncoder):
         return SignedSums(encoder, at)
+    if isinstance(encoder, ElfmEncoder):
+        return PlainElfm(encoder, at)
     raise AssertionError(f"no plain form of the encoder {encoder.NAME!r}")
 
 

@@ -38,6 +38,8 @@ admissions = st.builds(
 )
 
 
+known_items = st.lists(st.lists(st.sampled_from(KNOWN), max_size=80), min_size=1, max_size=5)
+"""Of some users what each did, oldest first; some did more than a row remembers, some nothing."""
 scores = st.sampled_from([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf]) | st.floats(allow_nan=False, width=32)
 
 

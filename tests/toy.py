@@ -10,7 +10,7 @@ So who likes a1 and a2 should get a3 before all else, other A before any B, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from efficientrec import profile
 from efficientrec.artifact import Window, save
 from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
+from efficientrec.encoders.elcrec import ElcrecEncoder
 from efficientrec.interactions import Interactions, key_of, keys_of
 from efficientrec.model import Blend, Model
 from efficientrec.profile import Rows
@@ -250,3 +251,30 @@ def random_model(
             neighbour_decay=0.9,
         ),
     )
+
+
+def random_sequence_model(seed: int = 0, *, items: int = 60, layers: int = 1, length: int = 7) -> Model:
+    """`random_model` with an encoder that reads sequences."""
+    rng = np.random.default_rng(seed)
+    model = random_model(seed, items=items)
+    hidden, dim = sigmoid(model).weights.shape[0], model.ranking_vectors.shape[1]
+
+    def numbers(*shape: int) -> NDArray[np.float32]:
+        return rng.normal(size=shape).astype(np.float32)
+
+    encoder = ElcrecEncoder(
+        key=key_of(model.version),
+        items=model.items,
+        item_vectors=numbers(items, dim),
+        nearness=numbers(layers, 1, length),
+        norms=numbers(layers, 2, 2, dim),
+        attention=numbers(layers, 4, dim, dim),
+        attention_bias=numbers(layers, 4, dim),
+        up=numbers(layers, dim, hidden),
+        up_bias=numbers(layers, hidden),
+        down=numbers(layers, hidden, dim),
+        down_bias=numbers(layers, dim),
+        last_norm=numbers(2, dim),
+    )
+    clusters = Clusters(numbers(dim, len(model.clusters)), sigmoid(model).bias, model.clusters.kept)
+    return replace(model, encoder=encoder, clusters=clusters)

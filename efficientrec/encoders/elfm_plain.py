@@ -4,12 +4,14 @@ nothing of the code that serves."""
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec.encoders.elfm import ElfmEncoder
 from efficientrec.interactions import key_of
+from efficientrec.vocabulary import Vocabulary
 
 
 class PlainElfm:
@@ -17,7 +19,7 @@ class PlainElfm:
 
     def __init__(self, encoder: ElfmEncoder, at: int) -> None:
         self.encoder = encoder
-        self.place = {key_of(text): place for place, text in enumerate(encoder.items.ids)}
+        self.place = _places(encoder.items)
         self.rate = math.log(2) / (1000 * encoder.half_life_seconds)
         self.at = at
         self.clusters = encoder.heads.shape[1]
@@ -55,3 +57,8 @@ class PlainElfm:
             self.state[cluster] = mean
             self.state[self.clusters + cluster] = read
         self.state[-1] = before + amount
+
+
+@lru_cache(maxsize=4)
+def _places(items: Vocabulary) -> dict[int, int]:
+    return {key_of(text): place for place, text in enumerate(items.ids)}

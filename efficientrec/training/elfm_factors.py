@@ -1,8 +1,7 @@
 """Local factor models in torch: what encoders/elfm.py serves, for many users at once and with gradients.
 
-A user's attention to his items is, before it is normalised, the same function of an item for all users. So a step
-computes exp(h_c·e_i/√d) and its product with e_c·W e_i once for each item, and the sums of all users are two products of
-a sparse matrix (users, items) with these: the weights and the weighted readings of all N co-clusters.
+Attention to an item is, before it is normalised, the same for all users. So a step computes exp(h_c·e_i/√d) and its
+product with e_c·W e_i once for each item, and the sums of all users are a sparse matrix (users, items) times these.
 """
 
 from __future__ import annotations
@@ -10,14 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, diags_array
-from scipy.sparse.linalg import svds
+from scipy.sparse import csr_matrix
 from torch import nn
-
-from efficientrec.training.min_sum import min_sum
 
 Floats = NDArray[np.float32]
 

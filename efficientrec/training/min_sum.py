@@ -39,7 +39,7 @@ def _forward(users: Floats, items: Floats, scores: Floats) -> None:
 
 @_compiled
 def _backward(users: Floats, items: Floats, gradient: Floats, to_users: Floats, to_items: Floats) -> None:
-    """gradient (B, I) of the scores; to_users (B, N) and to_items (N, I), zeros, are filled: to whichever is smaller."""
+    """gradient (B, I) of the scores goes to whichever is smaller: to_users (B, N) and to_items (N, I), zeros before."""
     count = items.shape[1]
     for first in range(0, count, BLOCK):
         last = min(first + BLOCK, count)

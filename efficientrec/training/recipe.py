@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from efficientrec.training.elcrec_recipe import ElcrecRecipe
 
 DAY = 86_400.0
 
@@ -15,6 +17,7 @@ class Recipe:
     """Of every random choice."""
     encoder: str = "efficientrec"
     """Which encoder is learned: one of registry.ENCODERS."""
+    elcrec: ElcrecRecipe = field(default_factory=ElcrecRecipe)
     half_life_seconds: float = 90 * DAY
     """Age at which an interaction counts half in a profile."""
     popularity_half_life_seconds: float = 7 * DAY

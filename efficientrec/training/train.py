@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec.errors import TrainingImpossible
+from efficientrec.errors import SettingInvalid, TrainingImpossible
 from efficientrec.evaluation import histories
 from efficientrec.model import Blend, Model
 from efficientrec.shortlists import Shortlists, nothing
@@ -56,6 +56,8 @@ def train(
     Raises TrainingImpossible when there is too little to learn from, TrainingDiverged when a loss is not finite.
     """
     report = progress or _silent
+    if recipe.encoder not in LEARNERS:
+        raise SettingInvalid(f"encoder is {recipe.encoder!r}; expected one of {', '.join(LEARNERS)}")
     _enough(data)
     held_out = trial(data, recipe)
     earlier, popular = build(held_out.learn, recipe, version, lambda step, share: report(f"held out: {step}", share))

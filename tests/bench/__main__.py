@@ -81,9 +81,10 @@ def _pieces(
     run_events: Annotated[int, typer.Option(help="Events of a run, each of another user.")] = 4_000,
     rounds: Annotated[int, typer.Option(help="Of which the least counts.")] = 5,
     items: Annotated[int, typer.Option(help="Of the model.")] = 4_000,
+    model: Annotated[str, typer.Option(help="Folder of a trained model, to be measured instead.")] = "",
 ) -> None:
     """What each piece of a refreshed list costs, in one process with a broker that answers at once."""
-    _report(output, tables.pieces, lambda: pieces.measure(users, run_events, rounds, items))
+    _report(output, tables.pieces, lambda: pieces.measure(users, run_events, rounds, items, model))
 
 
 @app.command("soak")

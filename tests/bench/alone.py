@@ -30,7 +30,6 @@ from streams.wire import ProducerId, record_batch
 from streams.worker import Loop
 from streams.writer import Writers
 from tests.bench.histories import names
-from tests.bench.synthetic import ITEMS
 from tests.toy import START
 
 SETTINGS = Settings(partitions=1)
@@ -126,9 +125,11 @@ def loop_of(store: RowStore, model: Model) -> tuple[Loop, WorkerMetrics]:
     return loop, metrics
 
 
-def run_of(users: Sequence[str], first: int, items: int = ITEMS) -> Run:
-    """One event of each user, at offsets from `first` on."""
-    records = [_record(user, first + place, items) for place, user in enumerate(users)]
+def run_of(users: Sequence[str], first: int, items: Sequence[str]) -> Run:
+    """One event of each user, with one of these items, at offsets from `first` on."""
+    records = [
+        _record(user, first + place, items[(first + place) * 37 % len(items)]) for place, user in enumerate(users)
+    ]
     return Run(TOPICS.interactions, 0, records, GENERATION)
 
 
@@ -149,7 +150,7 @@ def stage_seconds(metrics: WorkerMetrics) -> dict[str, float]:
     return {stage: metrics.registry.get_sample_value(name, {"stage": stage}) or 0.0 for stage in STAGES}
 
 
-def _record(user: str, offset: int, items: int) -> ConsumerRecord[bytes | None, bytes | None]:
-    event = Interaction("like", user, f"item-{offset * 37 % items}", START + offset % 1000, f"event-{offset}")
+def _record(user: str, offset: int, item: str) -> ConsumerRecord[bytes | None, bytes | None]:
+    event = Interaction("like", user, item, START + offset % 1000, f"event-{offset}")
     key, value = user.encode(), msgspec.json.encode(event)
     return ConsumerRecord(TOPICS.interactions, 0, offset, START, 0, key, value, None, len(key), len(value), ())

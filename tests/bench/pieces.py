@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from efficientrec import profile
+from efficientrec import artifact, profile
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
 from streams.lists import Cause, personal_lists
@@ -43,9 +43,10 @@ from tests.toy import START
 FILLED_AT_ONCE = 2000
 
 
-def measure(users: int, run_events: int, rounds: int, items: int) -> dict[str, Any]:
-    """µs per list: of the loop by stage and in all, and of the library's functions alone."""
-    model = synthetic_model(items=items)
+def measure(users: int, run_events: int, rounds: int, items: int, address: str = "") -> dict[str, Any]:
+    """µs per list: of the loop by stage and in all, and of the library's functions alone. address: of a model's
+    artifact; a synthetic model of so many items without."""
+    model = artifact.load(address)[0] if address else synthetic_model(items=items)
     folder = Path(mkdtemp())
     try:
         store = opened(folder)
@@ -53,7 +54,8 @@ def measure(users: int, run_events: int, rounds: int, items: int) -> dict[str, A
         return {
             "users": users,
             "run_events": run_events,
-            "items": items,
+            "encoder": model.encoder.NAME,
+            "items": len(model.items),
             "row_bytes": row_bytes,
             "loop": _loop(store, model, users, run_events, rounds),
             **_library(store, model, min(users, run_events), rounds),
@@ -79,7 +81,7 @@ def _loop(store: RowStore, model: Model, users: int, run_events: int, rounds: in
     for number in range(rounds):
         offset = users * FULL * (number + 1)
         runs = [
-            run_of(names(first, min(first + run_events, users)), offset + first)
+            run_of(names(first, min(first + run_events, users)), offset + first, model.items.ids)
             for first in range(0, users, run_events)
         ]
         before = stage_seconds(metrics)
@@ -96,7 +98,7 @@ def _loop(store: RowStore, model: Model, users: int, run_events: int, rounds: in
 
 def _library(store: RowStore, model: Model, users: int, rounds: int) -> dict[str, Any]:
     """The functions that the stages consist of, for one run, and how many candidates were ranked for a user."""
-    run = run_of(names(0, users), 10**9)
+    run = run_of(names(0, users), 10**9, model.items.ids)
     keys = [record.key or b"" for record in run.records]
     values = [record.value for record in run.records]
     offsets, times = [record.offset for record in run.records], [START] * users

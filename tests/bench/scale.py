@@ -65,7 +65,7 @@ class Size:
 
     def __init__(self, folder: Path, model: Model, users: int, events: int = FULL) -> None:
         self.users = users
-        self._items = len(model.items)
+        self._items = model.items.ids
         made = min(users, ROWS_MADE, max(1, EVENTS_MADE // events))
         rows = packed(model, made, events=events)
         self._offset = made * events

@@ -55,6 +55,7 @@ def pieces(figures: dict[str, Any]) -> Iterator[Table | str]:
         for name, spent in figures[title].items():
             table.add_row(name, f"{spent:.2f}", f"{spent / figures['loop']['in all']:.0%}")
         yield table
+    yield f"{figures['encoder']}: {figures['row_bytes']:,.0f} bytes a row, {figures['candidates_ranked']:,.0f} ranked"
 
 
 def soak(figures: dict[str, Any]) -> Iterator[Table | str]:
