@@ -35,12 +35,20 @@ class Recipe:
     """Tokens of item descriptions that are told apart, the most frequent first."""
     token_items_min: int = 3
     """Items that must share a token before it can say anything."""
-    core_items: int = 6000
-    """Items with exact item-to-item weights; the inverse behind them takes seconds at this size, and minutes at
-    20,000."""
-    ridge: float = 20.0
+    exact_items: int = 8000
+    """Items (or users) up to which the weights between items are exact; the inverse behind them takes seconds at this
+    size, and minutes at 20,000."""
+    nearest: int = 100
+    """Items on which each is regressed where there are more."""
+    ridge: float = 10.0
     """Factor of λ, which also grows with the root of the mean popularity of an interaction's item."""
-    description_weight: float = 5.0
+    dropout: float = 0.6
+    """Share of a history that is thought to be missing when weights between items are learned."""
+    length_power: float = 0.25
+    """How much less each like counts of who has many: likes enter as n to the minus this."""
+    popularity_power: float = 0.15
+    """How much frequent items are damped: scores are divided by their number of likes to this power."""
+    description_weight: float = 20.0
     """How much a token that two items share counts, against a user whom they share."""
 
     hidden: int = 64
@@ -75,6 +83,8 @@ class Recipe:
     """Least that a transition counts, however its second item was liked."""
     anchor_shortlist: int = 50
     """L': items that an item leads to."""
+    neighbour_shortlist: int = 30
+    """M: items that an item resembles."""
     popular: int = 200
     """Items kept as popular."""
 

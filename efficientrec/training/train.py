@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from efficientrec.errors import SettingInvalid, TrainingImpossible
 from efficientrec.evaluation import histories
 from efficientrec.model import Blend, Model
 from efficientrec.shortlists import Shortlists, nothing
-from efficientrec.training import blending, popularity, transitions, trials, voting
-from efficientrec.training.blending import Voices
+from efficientrec.training import blending, neighbours, popularity, transitions, trials, voting
+from efficientrec.training.blending import Unvoiced, Voices
 from efficientrec.training.data import TrainingData
+from efficientrec.training.descriptions import token_matrix
 from efficientrec.training.learned import Progress
 from efficientrec.training.learners import LEARNERS
 from efficientrec.training.recipe import Recipe
 from efficientrec.training.trials import Trial
-from efficientrec.training.weights import signed
+from efficientrec.training.weights import positive, signed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,27 +60,24 @@ def train(
         raise SettingInvalid(f"encoder is {recipe.encoder!r}; expected one of {', '.join(LEARNERS)}")
     _enough(data)
     held_out = trial(data, recipe)
-    earlier, popular = build(held_out.learn, recipe, version, lambda step, share: report(f"held out: {step}", share))
+    unvoiced = build(held_out.learn, recipe, version, lambda step, share: report(f"held out: {step}", share))
     report("voices", 0.0)
     voices = Voices()
     if held_out.choosing is not None:
-        voices = blending.choose(earlier, popular, held_out.choosing(earlier), recipe)
-    earlier = blending.applied(earlier, voices, popular)
+        voices = blending.choose(unvoiced, held_out.choosing(unvoiced.model), recipe)
+    earlier = unvoiced.speaking(voices)
     scores = held_out.scores(earlier)
-    model, popular = build(data, recipe, version, report)
+    model = build(data, recipe, version, report).speaking(voices)
     report("done", 1.0)
-    return Trained(
-        model=blending.applied(model, voices, popular), earlier=earlier, cut=held_out.cut, voices=voices, scores=scores
-    )
+    return Trained(model=model, earlier=earlier, cut=held_out.cut, voices=voices, scores=scores)
 
 
 def _silent(step: str, share: float) -> None:
     """Reports to nobody."""
 
 
-def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> tuple[Model, NDArray[np.float64]]:
-    """A model of these interactions, with voices that are yet to be chosen, and the popularity (items,) of its items
-    in [0, 1]."""
+def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> Unvoiced:
+    """A model of these interactions, with voices that are yet to be chosen."""
     _enough(data)
     learned = LEARNERS[recipe.encoder](data, recipe, version, progress)
     progress("shortlists", 0.0)
@@ -92,10 +89,10 @@ def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         encoder=learned.encoder,
         clusters=learned.clusters,
         cluster_shortlists=learned.cluster_shortlists or nothing(clusters),
-        anchor_shortlists=transitions.shortlists(
-            data, recipe.transition_window, recipe.anchor_shortlist, recipe.transition_floor
+        anchor_shortlists=blending.leveled(
+            transitions.shortlists(data, recipe.transition_window, recipe.anchor_shortlist, recipe.transition_floor)
         ),
-        neighbour_shortlists=nothing(items),
+        neighbour_shortlists=blending.leveled(learned.neighbour_shortlists or _neighbours(data, recipe)),
         popular=np.argsort(-decayed, kind="stable")[: recipe.popular].astype(np.int32),
         ranking_vectors=learned.ranking_vectors,
         ranking_places=learned.ranking_places,
@@ -104,8 +101,7 @@ def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
     )
     if learned.cluster_shortlists is None:
         model = replace(model, cluster_shortlists=_favourites(model, data, recipe))
-    relative = decayed / max(float(decayed.max()), 1e-9)
-    return blending.applied(model, Voices(), relative), relative
+    return blending.unvoiced(model, decayed / max(float(decayed.max()), 1e-9), data, recipe.seed)
 
 
 def _favourites(model: Model, data: TrainingData, recipe: Recipe) -> Shortlists:
@@ -119,6 +115,14 @@ def _favourites(model: Model, data: TrainingData, recipe: Recipe) -> Shortlists:
         signed(data, None)[active],
         recipe.prior,
         recipe.cluster_shortlist,
+    )
+
+
+def _neighbours(data: TrainingData, recipe: Recipe) -> Shortlists:
+    """What resembles each item."""
+    tokens = token_matrix(data.tokens, recipe.token_items_min, recipe.tokens_max)
+    return neighbours.shortlists(
+        neighbours.fit(positive(signed(data, None)), tokens, recipe), recipe.neighbour_shortlist
     )
 
 
