@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -29,25 +30,37 @@ class Voices:
     anchor_weight: float = 0.3
     anchors: int = 8
     anchor_decay: float = 0.8
-    neighbour_weight: float = 0.3
+    neighbour_weight: float = 0.1
     neighbours: int = 8
     neighbour_decay: float = 0.9
+    neighbour_nominees: int = 4
     popularity: float = 0.1
     """What the most popular item of the moment gains over one that nobody touches."""
     dislike: float = 0.0
     """γ: how much a dislike takes from the taste that a like gives."""
 
 
-GRID: dict[str, tuple[float, ...]] = {
-    "anchor_weight": (0.0, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0),
-    "neighbour_weight": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
+ALONE = Voices(cluster_weight=2.0, anchor_weight=0.3, neighbour_weight=1.0, neighbours=64, neighbour_decay=1.0)
+"""What votes weigh where they alone rank."""
+Grid = Mapping[str, tuple[float, ...]]
+GRID: Grid = {
+    "anchor_weight": (0.0, 0.1, 0.3, 1.0, 3.0),
+    "neighbour_weight": (0.0, 0.03, 0.1, 0.3, 1.0, 3.0),
     "cluster_weight": (0.01, 0.05, 0.2, 1.0),  # never 0: a cluster that nominates an item is also its reason
     "popularity": (0.0, 0.1, 0.3, 1.0),
+    "neighbour_nominees": (0, 1, 4, 16, 100),
     "neighbours": (2, 8, 16, 32, 64),
-    "neighbour_decay": (0.5, 0.7, 0.9, 1.0),
-    "anchors": (1, 4, 8, 16),
     "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
+    "anchors": (1, 4, 8, 16),
+    "neighbour_decay": (0.5, 0.7, 0.9, 1.0),
     "dislike": (0.0, 0.25, 0.5, 1.0),
+}
+GRID_ALONE: Grid = {
+    "cluster_weight": (0.2, 0.5, 1.0, 2.0, 4.0, 8.0),
+    "anchor_weight": (0.0, 0.1, 0.3, 1.0, 3.0),
+    "neighbour_nominees": (0, 1, 2, 4, 16, 100),
+    "neighbour_decay": (0.7, 0.9, 1.0),
+    "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
 }
 SWEEPS = 2
 WORTH = 0.002  # relative gain below which a change is noise and is not made
@@ -63,23 +76,35 @@ class Unvoiced:
     unit: float
     """What tells the better from the best among a user's items: the deviation of his UNIT_ITEMS best exact scores."""
 
-    def speaking(self, voices: Voices) -> Model:
-        """The model with these voices."""
+    def speaking(self, voices: Voices, alone: Voices = ALONE) -> Model:
+        """The model with these voices. alone: where votes alone rank."""
         encoder = self.model.encoder
         return replace(
             self.model,
             encoder=replace(encoder, dislike=voices.dislike) if isinstance(encoder, EfficientRecEncoder) else encoder,
             item_bias=(voices.popularity * self.unit * self.popularity).astype(np.float32),
-            blend=Blend(
-                cluster_weight=voices.cluster_weight * self.unit,
-                anchor_weight=voices.anchor_weight * self.unit,
-                anchors=int(voices.anchors),
-                anchor_decay=voices.anchor_decay,
-                neighbour_weight=voices.neighbour_weight * self.unit,
-                neighbours=int(voices.neighbours),
-                neighbour_decay=voices.neighbour_decay,
-            ),
+            blend=_blend(voices, self.unit),
+            votes=_blend(alone, self.unit),
         )
+
+    def silent(self, alone: Voices) -> Model:
+        """The model with these votes and nothing else."""
+        model = self.model
+        zeros = np.zeros_like(model.ranking_vectors)
+        return replace(model, blend=_blend(alone, self.unit), ranking_vectors=zeros, item_bias=0 * model.item_bias)
+
+
+def _blend(voices: Voices, unit: float) -> Blend:
+    return Blend(
+        cluster_weight=voices.cluster_weight * unit,
+        anchor_weight=voices.anchor_weight * unit,
+        anchors=int(voices.anchors),
+        anchor_decay=voices.anchor_decay,
+        neighbour_weight=voices.neighbour_weight * unit,
+        neighbours=int(voices.neighbours),
+        neighbour_decay=voices.neighbour_decay,
+        neighbour_nominees=int(voices.neighbour_nominees),
+    )
 
 
 def unvoiced(model: Model, popularity: NDArray[np.float64], data: TrainingData, seed: int) -> Unvoiced:
@@ -100,27 +125,36 @@ def leveled(lists: Shortlists) -> Shortlists:
     return Shortlists(lists.items, lists.scores / np.float32(first.mean() if len(first) else 1))
 
 
-def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
-    """The voices with the best NDCG: one after another is tried at a few values, for two rounds.
+def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> tuple[Voices, Voices]:
+    """The voices with the best NDCG beside exact scores, and alone.
 
     judged: held-out scores of a model, the longest NDCG last. What scores more items for a list than the recipe allows
     is marked down by as much.
     """
-    voices = Voices()
     limit = max(recipe.scored_min, recipe.scored_share * len(model.model.items))
-    tried: dict[Voices, float] = {}
 
-    def worth(candidate: Voices) -> float:
-        if candidate not in tried:
-            scores = judged(model.speaking(candidate))
-            gain = [value for name, value in scores.items() if name.startswith("ndcg@")][-1]
-            tried[candidate] = gain * min(1.0, limit / max(scores["items_scored"], 1.0))
-        return tried[candidate]
+    def worth(voiced: Model) -> float:
+        scores = judged(voiced)
+        gain = [value for name, value in scores.items() if name.startswith("ndcg@")][-1]
+        return gain * min(1.0, limit / max(scores["items_scored"], 1.0))
 
+    voices = _climbed(Voices(), GRID, lambda candidate: worth(model.speaking(candidate)))
+    start = replace(ALONE, anchors=voices.anchors, popularity=voices.popularity)
+    return voices, _climbed(start, GRID_ALONE, lambda candidate: worth(model.silent(candidate)))
+
+
+def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Voices:
+    """The best voices that can be reached by changing one after another, for SWEEPS rounds."""
+    tried = {voices: worth(voices)}
     for _ in range(SWEEPS):
-        for name, values in GRID.items():
+        before = voices
+        for name, values in grid.items():
             for value in values:
                 candidate = Voices(**{**asdict(voices), name: value})
-                if worth(candidate) > worth(voices) * (1 + WORTH):
+                if candidate not in tried:
+                    tried[candidate] = worth(candidate)
+                if tried[candidate] > tried[voices] * (1 + WORTH):
                     voices = candidate
+        if voices == before:
+            break
     return voices

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse
-from numba import njit
 from numpy.typing import NDArray
+
+from efficientrec.compiled import compiled
 
 Floats = NDArray[np.float32]
 
@@ -57,7 +58,7 @@ def _sampled(counted: scipy.sparse.csr_matrix, seed: int) -> scipy.sparse.csr_ma
     )
 
 
-@njit(cache=True)
+@compiled
 def _regress(
     start: NDArray[np.int32],
     other: NDArray[np.int32],

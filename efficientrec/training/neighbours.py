@@ -89,9 +89,9 @@ def _inverse(rows: scipy.sparse.csr_matrix, penalty: Floats) -> tuple[Product, F
         factor = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
         inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
         for first in range(0, items, AT_A_TIME):  # the other half, by parts: at once it would take twice the room
-            part = slice(first, first + AT_A_TIME)
-            inverse[:first, part] = inverse[part, :first].T
-            corner = inverse[part, part]
+            block = slice(first, first + AT_A_TIME)
+            inverse[:first, block] = inverse[block, :first].T
+            corner = inverse[block, block]
             corner[...] = np.tril(corner) + np.tril(corner, -1).T
         return lambda thin: np.asarray(inverse @ thin, np.float32), inverse.diagonal().copy()
 

@@ -59,10 +59,12 @@ class Recipe:
     """Fewer users than this to a cluster would make its shortlist hearsay."""
     clusters_kept: int = 8
     """c: clusters that vote for a user."""
-    cluster_shortlist: int = 180
+    cluster_shortlist: int = 120
     """L: items in a cluster's shortlist."""
-    prior: float = 2.0
-    """a: members that the overall mean counts for in a cluster's shortlist."""
+    fitted_shortlists: bool = True
+    """Whether a cluster's credits are fitted to exact scores, or are the means of what its members like."""
+    prior: float = 5.0
+    """a: members by which a cluster's credits are shrunk."""
     steps: int = 300
     """Batches of the membership head."""
     batch: int = 256
@@ -83,7 +85,7 @@ class Recipe:
     """Least that a transition counts, however its second item was liked."""
     anchor_shortlist: int = 50
     """L': items that an item leads to."""
-    neighbour_shortlist: int = 30
+    neighbour_shortlist: int = 100
     """M: items that an item resembles."""
     popular: int = 200
     """Items kept as popular."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from efficientrec import profile
 from efficientrec.errors import SettingInvalid, TrainingImpossible
 from efficientrec.evaluation import histories
 from efficientrec.model import Blend, Model
@@ -33,6 +34,8 @@ class Trained:
     cut: int
     """Milliseconds since the epoch."""
     voices: Voices
+    alone: Voices
+    """The voices where votes alone rank."""
     scores: dict[str, dict[str, float]]
     """Of `earlier` (as `candidate`) and of popularity, on held-out events that played no part in choosing the
     voices."""
@@ -62,14 +65,14 @@ def train(
     held_out = trial(data, recipe)
     unvoiced = build(held_out.learn, recipe, version, lambda step, share: report(f"held out: {step}", share))
     report("voices", 0.0)
-    voices = Voices()
+    voices, alone = Voices(), blending.ALONE
     if held_out.choosing is not None:
-        voices = blending.choose(unvoiced, held_out.choosing(unvoiced.model), recipe)
-    earlier = unvoiced.speaking(voices)
+        voices, alone = blending.choose(unvoiced, held_out.choosing(unvoiced.model), recipe)
+    earlier = unvoiced.speaking(voices, alone)
     scores = held_out.scores(earlier)
-    model = build(data, recipe, version, report).speaking(voices)
+    model = build(data, recipe, version, report).speaking(voices, alone)
     report("done", 1.0)
-    return Trained(model=model, earlier=earlier, cut=held_out.cut, voices=voices, scores=scores)
+    return Trained(model=model, earlier=earlier, cut=held_out.cut, voices=voices, alone=alone, scores=scores)
 
 
 def _silent(step: str, share: float) -> None:
@@ -100,22 +103,19 @@ def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         blend=Blend(cluster_weight=1.0, anchor_weight=1.0, anchors=1, anchor_decay=1.0),
     )
     if learned.cluster_shortlists is None:
-        model = replace(model, cluster_shortlists=_favourites(model, data, recipe))
+        model = replace(model, cluster_shortlists=blending.leveled(_favourites(model, data, recipe)))
     return blending.unvoiced(model, decayed / max(float(decayed.max()), 1e-9), data, recipe.seed)
 
 
 def _favourites(model: Model, data: TrainingData, recipe: Recipe) -> Shortlists:
     """What the members of each cluster like."""
-    chosen, p = model.clusters.assign(model.encoder.vector(histories.all_of(model, data)))
-    active = np.bincount(data.user, minlength=data.users) > 0
-    return voting.shortlists(
-        chosen[active],
-        p[active],
-        len(model.clusters),
-        signed(data, None)[active],
-        recipe.prior,
-        recipe.cluster_shortlist,
-    )
+    active = np.flatnonzero(np.bincount(data.user, minlength=data.users) > 0)
+    rows = profile.take(histories.all_of(model, data), active)
+    chosen, p = model.clusters.assign(model.encoder.vector(rows))
+    clusters, size = len(model.clusters), recipe.cluster_shortlist
+    if not recipe.fitted_shortlists or model.ranking_places.shape[1]:
+        return voting.means(chosen, p, clusters, signed(data, None)[active], recipe.prior, size)
+    return voting.fitted(chosen, p, clusters, model.encoder.taste(rows), model.ranking_vectors, recipe.prior, size)
 
 
 def _neighbours(data: TrainingData, recipe: Recipe) -> Shortlists:
