@@ -121,7 +121,7 @@ def trained(model: Model) -> Callable[[TrainingData, Recipe, str, Report], Train
             "popularity": judging.judge_popularity(scoring, recipe.popularity_half_life_seconds),
         }
         named = replace(model, version=version)
-        return Trained(model=named, earlier=model, cut=cut, voices=Voices(), alone=Voices(), scores=scores)
+        return Trained(model=named, earlier=model, cut=cut, voices=Voices(), scores=scores)
 
     return train
 

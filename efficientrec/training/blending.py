@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Voices:
     """What the most popular item of the moment gains over one that nobody touches."""
     dislike: float = 0.0
     """γ: how much a dislike takes from the taste that a like gives."""
+    alone: Voices | None = None
+    """The voices where votes alone rank; None: as ALONE has them."""
 
 
 ALONE = Voices(cluster_weight=2.0, anchor_weight=0.3, neighbour_weight=1.0, neighbours=64, neighbour_decay=1.0)
@@ -76,15 +78,15 @@ class Unvoiced:
     unit: float
     """What tells the better from the best among a user's items: the deviation of his UNIT_ITEMS best exact scores."""
 
-    def speaking(self, voices: Voices, alone: Voices = ALONE) -> Model:
-        """The model with these voices. alone: where votes alone rank."""
+    def speaking(self, voices: Voices) -> Model:
+        """The model with these voices."""
         encoder = self.model.encoder
         return replace(
             self.model,
             encoder=replace(encoder, dislike=voices.dislike) if isinstance(encoder, EfficientRecEncoder) else encoder,
             item_bias=(voices.popularity * self.unit * self.popularity).astype(np.float32),
             blend=_blend(voices, self.unit),
-            votes=_blend(alone, self.unit),
+            votes=_blend(voices.alone or ALONE, self.unit),
         )
 
     def silent(self, alone: Voices) -> Model:
@@ -125,7 +127,7 @@ def leveled(lists: Shortlists) -> Shortlists:
     return Shortlists(lists.items, lists.scores / np.float32(first.mean() if len(first) else 1))
 
 
-def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> tuple[Voices, Voices]:
+def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
     """The voices with the best NDCG beside exact scores, and alone.
 
     judged: held-out scores of a model, the longest NDCG last. What scores more items for a list than the recipe allows
@@ -140,7 +142,8 @@ def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> tuple[Voices, Voi
 
     voices = _climbed(Voices(), GRID, lambda candidate: worth(model.speaking(candidate)))
     start = replace(ALONE, anchors=voices.anchors, popularity=voices.popularity)
-    return voices, _climbed(start, GRID_ALONE, lambda candidate: worth(model.silent(candidate)))
+    alone = _climbed(start, GRID_ALONE, lambda candidate: worth(model.silent(candidate)))
+    return replace(voices, alone=alone)
 
 
 def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Voices:
@@ -150,7 +153,7 @@ def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Vo
         before = voices
         for name, values in grid.items():
             for value in values:
-                candidate = Voices(**{**asdict(voices), name: value})
+                candidate = replace(voices, **{name: value})
                 if candidate not in tried:
                     tried[candidate] = worth(candidate)
                 if tried[candidate] > tried[voices] * (1 + WORTH):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +18,7 @@ from efficientrec.training.descriptions import token_matrix
 from efficientrec.training.learned import Progress
 from efficientrec.training.learners import LEARNERS
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.trials import Trial
+from efficientrec.training.trials import Choosing
 from efficientrec.training.weights import positive, signed
 
 
@@ -34,8 +33,6 @@ class Trained:
     cut: int
     """Milliseconds since the epoch."""
     voices: Voices
-    alone: Voices
-    """The voices where votes alone rank."""
     scores: dict[str, dict[str, float]]
     """Of `earlier` (as `candidate`) and of popularity, on held-out events that played no part in choosing the
     voices."""
@@ -47,7 +44,6 @@ def train(
     *,
     version: str,
     progress: Progress | None = None,
-    trial: Callable[[TrainingData, Recipe], Trial] = trials.next_events,
 ) -> Trained:
     """Learns a model.
 
@@ -59,20 +55,42 @@ def train(
     Raises TrainingImpossible when there is too little to learn from, TrainingDiverged when a loss is not finite.
     """
     report = progress or _silent
-    if recipe.encoder not in LEARNERS:
-        raise SettingInvalid(f"encoder is {recipe.encoder!r}; expected one of {', '.join(LEARNERS)}")
     _enough(data)
-    held_out = trial(data, recipe)
-    unvoiced = build(held_out.learn, recipe, version, lambda step, share: report(f"held out: {step}", share))
-    report("voices", 0.0)
-    voices, alone = Voices(), blending.ALONE
-    if held_out.choosing is not None:
-        voices, alone = blending.choose(unvoiced, held_out.choosing(unvoiced.model), recipe)
-    earlier = unvoiced.speaking(voices, alone)
+    held_out = trials.next_events(data, recipe)
+    earlier, voices = fit(
+        held_out.learn,
+        recipe,
+        version=version,
+        choosing=held_out.choosing,
+        progress=lambda step, share: report(f"held out: {step}", share),
+    )
     scores = held_out.scores(earlier)
-    model = build(data, recipe, version, report).speaking(voices, alone)
+    model = refit(data, recipe, version=version, voices=voices, progress=report)
     report("done", 1.0)
-    return Trained(model=model, earlier=earlier, cut=held_out.cut, voices=voices, alone=alone, scores=scores)
+    return Trained(model=model, earlier=earlier, cut=held_out.cut, voices=voices, scores=scores)
+
+
+def fit(
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    version: str,
+    choosing: Choosing | None,
+    progress: Progress | None = None,
+) -> tuple[Model, Voices]:
+    """A model of these interactions, with the voices that do best on what is held out from them."""
+    report = progress or _silent
+    unvoiced = build(data, recipe, version, report)
+    report("voices", 0.0)
+    voices = Voices() if choosing is None else blending.choose(unvoiced, choosing(unvoiced.model), recipe)
+    return unvoiced.speaking(voices), voices
+
+
+def refit(
+    data: TrainingData, recipe: Recipe, *, version: str, voices: Voices, progress: Progress | None = None
+) -> Model:
+    """A model of these interactions with voices that are already chosen."""
+    return build(data, recipe, version, progress or _silent).speaking(voices)
 
 
 def _silent(step: str, share: float) -> None:
@@ -81,6 +99,8 @@ def _silent(step: str, share: float) -> None:
 
 def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> Unvoiced:
     """A model of these interactions, with voices that are yet to be chosen."""
+    if recipe.encoder not in LEARNERS:
+        raise SettingInvalid(f"encoder is {recipe.encoder!r}; expected one of {', '.join(LEARNERS)}")
     _enough(data)
     learned = LEARNERS[recipe.encoder](data, recipe, version, progress)
     progress("shortlists", 0.0)
@@ -93,7 +113,7 @@ def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         clusters=learned.clusters,
         cluster_shortlists=learned.cluster_shortlists or nothing(clusters),
         anchor_shortlists=blending.leveled(
-            transitions.shortlists(data, recipe.transition_window, recipe.anchor_shortlist, recipe.transition_floor)
+            transitions.shortlists(data, recipe.transition_window, recipe.anchor_shortlist, recipe.transition_backward)
         ),
         neighbour_shortlists=blending.leveled(learned.neighbour_shortlists or _neighbours(data, recipe)),
         popular=np.argsort(-decayed, kind="stable")[: recipe.popular].astype(np.int32),
