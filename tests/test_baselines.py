@@ -129,7 +129,7 @@ def test_a_baseline_finds_the_taste_where_it_can(bench: Bench, name: str) -> Non
         assert score > blind + 0.1
 
 
-@pytest.mark.parametrize("name", ["als", "mult-dae", "itemknn"])
+@pytest.mark.parametrize("name", ["als", "mult-dae", "sasrec", "itemknn"])
 def test_the_same_seed_gives_the_same_baseline(bench: Bench, name: str) -> None:
     again = Bench(bench.split, 0, lambda step, share: None).chosen(name)
 
