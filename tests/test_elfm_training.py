@@ -31,9 +31,9 @@ def learned(recipe: ElfmRecipe = SMALL, seed: int = 0) -> Learned:
     return elfm.learn(WORLD, Recipe(seed=seed, elfm=recipe), "toy", lambda step, share: None)
 
 
-def random_factors(seed: int = 0) -> LocalFactors:
+def random_factors(kept: int = 16, seed: int = 0) -> LocalFactors:
     """Factors of nothing in particular, with every number far from where it starts."""
-    factors = LocalFactors(LIKES, 8, 16, seed)
+    factors = LocalFactors(LIKES, 8, 16, kept, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in factors.parameters():
@@ -81,12 +81,13 @@ def test_min_sum_and_its_gradient_are_those_of_torch() -> None:
         torch.testing.assert_close(found[value > 0], wanted[value > 0])  # elsewhere both are torch's to share
 
 
-def test_what_is_served_is_what_was_learned() -> None:
-    factors = random_factors()
+@pytest.mark.parametrize("kept", [16, 5])
+def test_what_is_served_is_what_was_learned(kept: int) -> None:
+    factors = random_factors(kept)
     users = [[0], [3, 5, 7], [1, 20, 4, 9], []]
     likes = likes_of(users)
 
-    outcome = elfm.learned(factors, LIKES, WORLD.items, Recipe(elfm=SMALL), "toy")
+    outcome = elfm.learned(factors, LIKES, WORLD.items, Recipe(elfm=replace(SMALL, places=kept)), "toy")
 
     memberships, scores = served(outcome, users)
     with torch.no_grad():
@@ -121,10 +122,11 @@ def test_what_a_cocluster_nominates_is_of_one_taste() -> None:
     [
         replace(SMALL, loss="ratio"),
         replace(SMALL, full_items=0, negatives=12),
+        replace(SMALL, places=5),
         replace(SMALL, smoothing=0.1, sparsity=1e-3),
         replace(SMALL, held_out_share=0.0),
     ],
-    ids=["ratio", "sampled", "regular", "nothing held out"],
+    ids=["ratio", "sampled", "few places", "regular", "nothing held out"],
 )
 def test_other_ways_to_learn_find_the_tastes_too(other: ElfmRecipe) -> None:
     _, scores = served(learned(other), [[0, 3, 5]])
@@ -134,7 +136,7 @@ def test_other_ways_to_learn_find_the_tastes_too(other: ElfmRecipe) -> None:
 
 def test_affinities_that_cost_something_are_fewer() -> None:
     def size(recipe: ElfmRecipe) -> float:
-        factors = LocalFactors(LIKES, recipe.dim, recipe.clusters, 0)
+        factors = LocalFactors(LIKES, recipe.dim, recipe.clusters, recipe.places, 0)
         elfm.fit(factors, LIKES, recipe, 0)
         return float((factors.affinities() > 0).float().mean())
 
@@ -156,7 +158,7 @@ def test_the_same_seed_learns_the_same() -> None:
 
 
 def test_a_training_that_resumes_ends_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    whole, broken = LocalFactors(LIKES, 8, 16, 0), LocalFactors(LIKES, 8, 16, 0)
+    whole, broken = LocalFactors(LIKES, 8, 16, 16, 0), LocalFactors(LIKES, 8, 16, 16, 0)
     at = Checkpoint(tmp_path / "factors", "two tastes")
 
     class Killed(Exception):
@@ -169,7 +171,7 @@ def test_a_training_that_resumes_ends_as_if_it_had_not_stopped(tmp_path: Path) -
     elfm.fit(whole, LIKES, SMALL, 0)
     with pytest.raises(Killed):
         elfm.fit(broken, LIKES, SMALL, 0, progress=kill, checkpoint=at)
-    again = LocalFactors(LIKES, 8, 16, 0)
+    again = LocalFactors(LIKES, 8, 16, 16, 0)
     elfm.fit(again, LIKES, SMALL, 0, checkpoint=at)
 
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
@@ -194,7 +196,7 @@ def test_what_is_given_counts_as_neither_right_nor_wrong() -> None:
 def test_an_item_that_nobody_liked_and_a_world_of_one_item_do_no_harm() -> None:
     one = csr_matrix(np.ones((9, 1), np.float32))
 
-    factors = LocalFactors(one, 8, 1, 0)
+    factors = LocalFactors(one, 8, 1, 1, 0)
     elfm.fit(factors, one, SMALL, 0)
 
     assert np.isfinite(elfm.every_score(factors, one)).all()

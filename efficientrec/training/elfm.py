@@ -46,7 +46,7 @@ def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         progress("co-clusters" if score is None else f"co-clusters, NDCG@{SCORED_TOP} {score:.4f}", share)
 
     progress("co-clusters", 0.0)
-    factors = LocalFactors(likes, settings.dim, min(settings.clusters, len(data.items)), recipe.seed)
+    factors = LocalFactors(likes, settings.dim, min(settings.clusters, len(data.items)), settings.places, recipe.seed)
     fit(factors, likes, settings, recipe.seed, progress=report)
     return learned(factors, likes, data.items, recipe, version)
 

@@ -25,10 +25,11 @@ POPULARITY_POWER = -0.25  # of an item's users: neither do the most popular item
 class LocalFactors(nn.Module):
     """E, C, H, W and a bias for each item, which is its affinity to a co-cluster that everybody belongs to."""
 
-    def __init__(self, likes: csr_matrix, dim: int, clusters: int, seed: int) -> None:
-        """Items start where the singular vectors of likes (users, items) put them, co-clusters as groups of items,
-        attention even, the bias as popularity."""
+    def __init__(self, likes: csr_matrix, dim: int, clusters: int, kept: int, seed: int) -> None:
+        """kept: K. Items start where the singular vectors of likes (users, items) put them, co-clusters as groups of
+        items, attention even, the bias as popularity."""
         super().__init__()
+        self.kept = kept
         draw = np.random.default_rng(seed)
         popularity = np.asarray(likes.sum(axis=0), np.float32).ravel()
         items = _directions(likes, popularity, dim, draw)
@@ -56,8 +57,13 @@ class LocalFactors(nn.Module):
         return self.projection.T @ self.centres.T
 
     def affinities(self, places: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """a_i (N, items) of the items at the places."""
-        return torch.relu(self.centres @ self.items[places].T)
+        """a_i (N, items) of the items at the places: the K strongest of each, which are all that is served."""
+        values = torch.relu(self.centres @ self.items[places].T)
+        weaker = len(values) - self.kept
+        if weaker <= 0:
+            return values
+        least = np.partition(values.detach().numpy(), weaker, axis=0)[weaker]
+        return values * (values >= torch.from_numpy(least))
 
     def scores(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """(users, items) without the bias, of a_u (users, N) and a_i (N, items)."""
