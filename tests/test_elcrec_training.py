@@ -16,12 +16,20 @@ from efficientrec import profile
 from efficientrec.evaluation import histories
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
-from efficientrec.training import elcrec, intents
+from efficientrec.training import elcrec, intents, loop
 from efficientrec.training.data import TrainingData
 from efficientrec.training.elcrec_recipe import ElcrecRecipe
 from efficientrec.training.loop import Checkpoint
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.sequence import Sequences, fit_sequence, sequences_of, windows
+from efficientrec.training.sequence import (
+    SequenceNet,
+    Sequences,
+    fit_sequence,
+    learn_net,
+    sequences_of,
+    tokens_of,
+    windows,
+)
 from efficientrec.training.sequence_recipe import SequenceRecipe
 from efficientrec.training.train import build
 from tests.toy import like, run_of
@@ -83,14 +91,16 @@ def test_learning_is_deterministic_and_a_seed_changes_it() -> None:
     assert first.tobytes() != other.tobytes()
 
 
+class Killed(Exception):
+    """Stands for what ends a process."""
+
+
+def kill(share: float, score: float | None) -> None:
+    if share >= 0.5:
+        raise Killed
+
+
 def test_a_resumed_training_ends_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    def kill(share: float, score: float | None) -> None:
-        if share >= 0.5:
-            raise Killed
-
     short, checkpoint = replace(QUICK, epochs=4), Checkpoint(tmp_path / "net.safetensors", "the world")
     whole = fit_sequence(WORLD, short)
 
@@ -101,6 +111,24 @@ def test_a_resumed_training_ends_as_if_it_had_not_stopped(tmp_path: Path) -> Non
     assert resumed.course == whole.course
     users = np.arange(WORLD.users)
     assert resumed.score(WORLD, users).tobytes() == whole.score(WORLD, users).tobytes()
+
+
+@pytest.mark.parametrize("warm_epochs", [0, 1, 2, 3])
+def test_intents_resume_as_if_they_had_not_stopped(warm_epochs: int, tmp_path: Path) -> None:
+    recipe = ElcrecRecipe(sequence=replace(QUICK, epochs=4), warm_epochs=warm_epochs)
+    sequences, checkpoint = sequences_of(WORLD), Checkpoint(tmp_path / "net.safetensors", "the world")
+
+    def learned(progress: loop.Progress | None = None, checkpoint: Checkpoint | None = None) -> bytes:
+        net = SequenceNet(tokens_of(WORLD, recipe.sequence), sequences.items, recipe.sequence, 0)
+        both = intents.IntentNet(net, 4, recipe, 0)
+        learn_net(net, both, sequences, 0, beside=both, progress=progress, checkpoint=checkpoint)
+        return b"".join(value.numpy().tobytes() for value in both.state_dict().values())
+
+    whole = learned()
+    with pytest.raises(Killed):
+        learned(kill, checkpoint)
+
+    assert learned(checkpoint=checkpoint) == whole
 
 
 @pytest.mark.parametrize("length", [1, 3, 7, 50])
