@@ -277,3 +277,19 @@ def test_progress_tells_the_score() -> None:
 
     assert told[-1][1] == 1.0
     assert "NDCG@20" in told[-1][0]
+
+
+def test_users_who_liked_one_thing_each_are_enough_for_a_model() -> None:
+    """Nothing follows anything here, so there is nothing to learn from; what is made of it must serve all the same."""
+    data = replace(
+        WORLD.chosen(slice(0, 16)),
+        user=np.repeat(np.arange(8, dtype=np.int32), 2),
+        weight=np.tile(np.array([1, -1], np.float32), 8),
+        at=np.arange(16, dtype=np.int64),
+    )
+
+    model, _ = build(data, RECIPE, "v", lambda step, share: None)
+
+    model.check()
+    lists = recommend(model, histories.all_of(model, data), 3)
+    assert (lists.items[:8, 0] >= 0).all()
