@@ -293,3 +293,13 @@ def test_users_who_liked_one_thing_each_are_enough_for_a_model() -> None:
     model.check()
     lists = recommend(model, histories.all_of(model, data), 3)
     assert (lists.items[:8, 0] >= 0).all()
+
+
+def test_what_is_not_shown_tells_nothing() -> None:
+    net = SequenceNet(tokens_of(WORLD, QUICK), WORLD.item, QUICK, 0).eval()
+    one, other = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 7, 2]])
+
+    with torch.no_grad():
+        states = [net(items, net.item_vectors(), torch.tensor([[True, False, True]])) for items in (one, other)]
+
+    assert torch.equal(states[0], states[1])
