@@ -12,6 +12,7 @@ EfficientRecError
   DataInvalid             a data set lacks what is needed: the message names file, line or column
   TrainingDiverged        a loss is not finite: lower the learning rate
   TrainingImpossible      too little to learn from: wait for more interactions
+  EvaluationLeaks         a split or a list gives away what is asked for: a bug; its figures must not be used
   TopicMismatch           a topic is missing or made otherwise than needed: the message says what to change
   SourceTruncated         profiles know of more events than their topic has: restore it, or start under a new group
   WorkersEnded            one of several workers did not survive its first start: its own log says why
@@ -73,6 +74,10 @@ class TrainingDiverged(EfficientRecError):
 
 class TrainingImpossible(EfficientRecError):
     """Too little to learn from."""
+
+
+class EvaluationLeaks(EfficientRecError):
+    """What is asked for can be read off what was given."""
 
 
 class TopicMismatch(EfficientRecError):

@@ -1,120 +1,155 @@
-"""How a model is tested: what it may learn from, what it is asked, what counts.
+"""How a data set is divided for a test: three answers to what may be learned from, what is asked, and what counts.
 
-Every protocol ranks through the code that serves: rows folded by profile.py, lists made by recommend.py.
+Each is a function of the data and a seed. What is learned at the end of a stream is the fourth (prequential.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec import profile
-from efficientrec.evaluation import histories, metrics
+from efficientrec.errors import SettingInvalid
 from efficientrec.evaluation.judging import LIKED
-from efficientrec.model import Model
-from efficientrec.profile import Rows
-from efficientrec.recommend import recommend
+from efficientrec.evaluation.questions import Question, Split, asking, known_first, knowing
 from efficientrec.training.data import TrainingData
 
-LIST_SIZE = 100
 
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Users to recommend for. All items are places in the data's list."""
-
-    train: TrainingData
-    """What a model may learn from."""
-    given: TrainingData
-    """What the asked users did, to be folded."""
-    users: NDArray[np.int32]
-    """Those asked: each has a target."""
-    wanted: NDArray[np.bool_]
-    """(users, items) the targets: liked, and not among what was given."""
-    met: NDArray[np.bool_]
-    """(users, items) what was given, which no list may hold."""
-
-    def sample(self, most: int, seed: int) -> Question:
-        """The same with at most so many users, drawn at random."""
-        if len(self.users) <= most:
-            return self
-        kept = np.sort(np.random.default_rng(seed).choice(len(self.users), most, replace=False))
-        return replace(self, users=self.users[kept], wanted=self.wanted[kept], met=self.met[kept])
-
-
-def temporal(data: TrainingData, share: float = 0.1) -> Question:
-    """Global split in time: learn from what was before, and predict what each user of then liked later."""
-    cut = data.cut(share)
-    before = data.before(cut)
-    return _question(data, before, before, data.chosen(data.at >= cut))
-
-
-def strong(data: TrainingData, seed: int, part: str = "test", items_min: int = 5, only_liked: bool = True) -> Question:
-    """Strong generalisation: 80/10/10 of the users learn, validate and test; of the liked items of an asked user a
-    random fifth are targets. With only_liked the others are all that is learned and given, each with weight 1, as
-    published figures have it; without it everything else stands beside them with its sign."""
+def strong(data: TrainingData, seed: int, items_min: int = 5, only_liked: bool = True) -> Split:
+    """Strong generalisation: 80/10/10 of the users learn, validate and test; of what an asked user liked a random
+    fifth are targets, of at least `items_min`. With only_liked the others are all that is learned and given, each with
+    weight 1, as published figures have it; without it what was not liked stands beside them with its sign, a random
+    fifth of it held out as well."""
     liked = data.weight >= LIKED
     count = np.bincount(data.user[liked], minlength=data.users)
     generator = np.random.default_rng(seed)
     users = generator.permutation(np.flatnonzero(count >= items_min))
     first, second = int(0.8 * len(users)), int(0.9 * len(users))
-    asked = users[first:second] if part == "validation" else users[second:]
-    learning, testing = np.zeros(data.users, np.bool_), np.zeros(data.users, np.bool_)
-    learning[users[:first]] = True
-    testing[asked] = True
     draw = generator.random(len(data))
-    mine = np.flatnonzero(liked & testing[data.user])
+    held_out = _fifth(data, liked, draw) | _fifth(data, ~liked, draw)
+    learning = _members(users[:first], data.users)[data.user]
+    usable = liked if only_liked else np.ones(len(data), np.bool_)
+    data, items = known_first(data, learning & usable)
+
+    def ask(asked: NDArray[np.int64]) -> Question:
+        mine = _members(asked, data.users)[data.user]
+        given, later = data.chosen(mine & usable & ~held_out), data.chosen(mine & held_out)
+        return asking(given.weighing(1.0) if only_liked else given, later, later.weight >= LIKED)
+
+    train = knowing(data.chosen(learning & usable), items)
+    train = train.weighing(1.0) if only_liked else train
+    validation, test = ask(users[first:second]), ask(users[second:])
+    return Split(train, validation, test, final=train, criterion="ndcg@100", fading=False)
+
+
+def leave_one_out(data: TrainingData, seed: int, ordered: bool = True) -> Split:
+    """The last item of each user is the target of the test, the one before it that of validation; each is asked for
+    with everything before it as input, and what came before both is learned. Every interaction counts alike.
+
+    Only an item's first time counts: what a user had met before cannot be asked for, and what he did after his last new
+    item is left out. Who has two items has no validation, who has one is only learned from. ordered: False where the
+    order of the data means nothing, so that the last is a random one.
+    """
+    data = neutral(data, seed, ordered).weighing(1.0)
+    order = np.argsort(data.user, kind="stable")
+    user, item = data.user[order], data.item[order]
+    new = np.zeros(len(order), np.bool_)
+    new[np.unique(user.astype(np.int64) * len(data.items) + item, return_index=True)[1]] = True
+    before = np.cumsum(new) - new  # new items before each event, of all users
+    begin = np.searchsorted(user, user)
+    rank = before - before[begin]
+    total = np.bincount(user[new], minlength=data.users)[user]
+    left = np.empty(len(order), np.int64)  # how many new items the user has from here on, this one included
+    left[order] = total - rank
+    fresh = np.empty(len(order), np.bool_)
+    fresh[order] = new
+    many = np.empty(len(order), np.int64)
+    many[order] = total
+    # After the last new item, `left` is 0; between it and the one before, 1 for the last itself and for repeats ahead.
+    last = fresh & (left == 1) & (many >= 2)
+    second = fresh & (left == 2) & (many >= 3)
+    learned = np.where(many >= 3, left > 2, np.where(many == 2, left > 1, True))
+    learned |= ~fresh & (left == 2) & (many >= 3)  # repeats before the second to last
+    learned |= ~fresh & (left == 1) & (many == 2)
+    data, items = known_first(data, learned)
+
+    def ask(target: NDArray[np.bool_], given: NDArray[np.bool_]) -> Question:
+        later = data.chosen(target)
+        return asking(data.chosen(given), later, np.ones(len(later), np.bool_))
+
+    train = knowing(data.chosen(learned), items)
+    validation = ask(second, learned)
+    test = ask(last, learned | second | (~fresh & (left == 1)))
+    return Split(train, validation, test, final=train, criterion="ndcg@20")
+
+
+def temporal(data: TrainingData, seed: int, share: float = 0.1) -> Split:
+    """Global split in time: predict what users of a later time liked, of all that was before. The last `share` of the
+    events is the test, what comes as long before it validation; what is chosen on that is trained again up to the
+    test."""
+    data = neutral(data, seed)
+    middle, cut = data.cut(2 * share), data.cut(share)
+    data, items = known_first(data, data.at < cut)
+    later = data.chosen(data.at >= cut)
+    between = data.chosen((data.at >= middle) & (data.at < cut))
+    # Validation happens when the items of the time after it are not yet known.
+    earlier, known = known_first(data.before(cut), data.before(cut).at < middle)
+    between = earlier.chosen(earlier.at >= middle)
+    return Split(
+        train=knowing(earlier.before(middle), known),
+        validation=asking(earlier.before(middle), between, between.weight >= LIKED),
+        test=asking(data.before(cut), later, later.weight >= LIKED),
+        final=knowing(data.before(cut), items),
+        criterion="ndcg@100",
+        cut=cut,
+    )
+
+
+def neutral(data: TrainingData, seed: int, ordered: bool = True) -> TrainingData:
+    """The same events, those of one time in random order: the order of a file may tell what it should not. Without
+    order in the data, all of them."""
+    draw = np.random.default_rng(seed).random(len(data))
+    order = np.lexsort((draw, data.at)) if ordered else np.argsort(draw)
+    return replace(data, user=data.user[order], item=data.item[order], weight=data.weight[order])
+
+
+def split(protocol: str, data: TrainingData, clock: str, seed: int, only_liked: bool = True) -> Split:
+    """The split of a protocol by its name. clock: where the data's times come from (datasets.Dataset.clock)."""
+    if protocol == "strong":
+        return strong(data, seed, only_liked=only_liked)
+    if protocol == "leave-one-out":
+        return leave_one_out(data, seed, ordered=clock != "rows")
+    if protocol == "temporal":
+        require_times(protocol, clock)
+        return temporal(data, seed)
+    raise SettingInvalid(f"protocol is {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
+
+
+PROTOCOLS = ("strong", "leave-one-out", "temporal", "prequential")
+
+
+def require_times(protocol: str, clock: str) -> None:
+    """Refuses data without times."""
+    if clock != "timestamp":
+        raise SettingInvalid(
+            f"protocol is {protocol!r}, and the data have no times; expected a column timestamp, or another protocol"
+        )
+
+
+def _fifth(data: TrainingData, events: NDArray[np.bool_], draw: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(events,) a random fifth, at least one, of each user's marked events."""
+    mine = np.flatnonzero(events)
     mine = mine[np.lexsort((draw[mine], data.user[mine]))]
     of = data.user[mine]
+    count = np.bincount(of, minlength=data.users)
     rank = np.arange(len(of)) - np.searchsorted(of, of)
-    target = np.zeros(len(data), np.bool_)
-    target[mine[rank < np.maximum(1, np.round(0.2 * count[of]))]] = True
-    usable = liked if only_liked else np.ones(len(data), np.bool_)
-    train = data.chosen(learning[data.user] & usable)
-    given = data.chosen(testing[data.user] & usable & ~target)
-    if only_liked:
-        train, given = train.weighing(1.0), given.weighing(1.0)
-    return _question(data, train, given, data.chosen(target))
+    chosen = np.zeros(len(data), np.bool_)
+    chosen[mine[rank < np.maximum(1, np.round(0.2 * count[of]))]] = True
+    return chosen
 
 
-def answer(model: Model, question: Question, size: int = LIST_SIZE) -> dict[str, float]:
-    """The metrics of a model, and how many items it scored for a list."""
-    return answer_rows(model, profile.take(histories.all_of(model, question.given), question.users), question, size)
-
-
-def answer_rows(model: Model, rows: Rows, question: Question, size: int = LIST_SIZE) -> dict[str, float]:
-    """`answer` with the rows of the asked users, as the model's encoder made them."""
-    lists = recommend(model, rows, size)
-    return {**_metrics(question, lists.items), "items_scored": float(lists.ranked.mean()) if len(rows) else 0.0}
-
-
-def answer_scores(scores: NDArray[np.floating], question: Question, size: int = LIST_SIZE) -> dict[str, float]:
-    """The metrics of a baseline that scores every item (users, items) for every asked user."""
-    left = np.where(question.met, -np.inf, scores)
-    items = np.argsort(-left, axis=1, kind="stable")[:, :size]
-    items = np.where(np.take_along_axis(left, items, axis=1) > -np.inf, items, -1)
-    return {**_metrics(question, items.astype(np.int32)), "items_scored": float(scores.shape[1])}
-
-
-def _metrics(question: Question, items: NDArray[np.int32]) -> dict[str, float]:
-    return metrics.summary(metrics.hits_of(items, question.wanted), question.wanted.sum(axis=1).astype(np.int64))
-
-
-def _question(data: TrainingData, train: TrainingData, given: TrainingData, later: TrainingData) -> Question:
-    items = len(data.items)
-    liked = later.weight >= LIKED
-    known = np.unique(given.user.astype(np.int64) * items + given.item)
-    new = np.setdiff1d(later.user[liked].astype(np.int64) * items + later.item[liked], known)
-    users = np.intersect1d(new // items, given.user).astype(np.int32)
-    place = np.full(data.users, -1, np.int64)
-    place[users] = np.arange(len(users))
-
-    def table(pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
-        row = place[pairs // items]
-        marked = np.zeros((len(users), items), np.bool_)
-        marked[row[row >= 0], (pairs % items)[row >= 0]] = True
-        return marked
-
-    return Question(train, given, users, table(new), table(known))
+def _members(users: NDArray[np.integer], count: int) -> NDArray[np.bool_]:
+    member = np.zeros(count, np.bool_)
+    member[users] = True
+    return member

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +17,7 @@ from efficientrec.training.data import TrainingData
 from efficientrec.training.learned import Progress
 from efficientrec.training.learners import LEARNERS
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.trials import Trial
+from efficientrec.training.trials import Choosing
 from efficientrec.training.weights import signed
 
 
@@ -44,7 +43,6 @@ def train(
     *,
     version: str,
     progress: Progress | None = None,
-    trial: Callable[[TrainingData, Recipe], Trial] = trials.next_events,
 ) -> Trained:
     """Learns a model.
 
@@ -56,22 +54,43 @@ def train(
     Raises TrainingImpossible when there is too little to learn from, TrainingDiverged when a loss is not finite.
     """
     report = progress or _silent
-    if recipe.encoder not in LEARNERS:
-        raise SettingInvalid(f"encoder is {recipe.encoder!r}; expected one of {', '.join(LEARNERS)}")
     _enough(data)
-    held_out = trial(data, recipe)
-    earlier, popular = build(held_out.learn, recipe, version, lambda step, share: report(f"held out: {step}", share))
-    report("voices", 0.0)
-    voices = Voices()
-    if held_out.choosing is not None:
-        voices = blending.choose(earlier, popular, held_out.choosing(earlier), recipe)
-    earlier = blending.applied(earlier, voices, popular)
-    scores = held_out.scores(earlier)
-    model, popular = build(data, recipe, version, report)
-    report("done", 1.0)
-    return Trained(
-        model=blending.applied(model, voices, popular), earlier=earlier, cut=held_out.cut, voices=voices, scores=scores
+    held_out = trials.next_events(data, recipe)
+    earlier, voices = fit(
+        held_out.learn,
+        recipe,
+        version=version,
+        choosing=held_out.choosing,
+        progress=lambda step, share: report(f"held out: {step}", share),
     )
+    scores = held_out.scores(earlier)
+    model = refit(data, recipe, version=version, voices=voices, progress=report)
+    report("done", 1.0)
+    return Trained(model=model, earlier=earlier, cut=held_out.cut, voices=voices, scores=scores)
+
+
+def fit(
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    version: str,
+    choosing: Choosing | None,
+    progress: Progress | None = None,
+) -> tuple[Model, Voices]:
+    """A model of these interactions, with the voices that do best on what is held out from them."""
+    report = progress or _silent
+    model, popular = build(data, recipe, version, report)
+    report("voices", 0.0)
+    voices = Voices() if choosing is None else blending.choose(model, popular, choosing(model), recipe)
+    return blending.applied(model, voices, popular), voices
+
+
+def refit(
+    data: TrainingData, recipe: Recipe, *, version: str, voices: Voices, progress: Progress | None = None
+) -> Model:
+    """A model of these interactions with voices that are already chosen."""
+    model, popular = build(data, recipe, version, progress or _silent)
+    return blending.applied(model, voices, popular)
 
 
 def _silent(step: str, share: float) -> None:
@@ -81,6 +100,8 @@ def _silent(step: str, share: float) -> None:
 def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> tuple[Model, NDArray[np.float64]]:
     """A model of these interactions, with voices that are yet to be chosen, and the popularity (items,) of its items
     in [0, 1]."""
+    if recipe.encoder not in LEARNERS:
+        raise SettingInvalid(f"encoder is {recipe.encoder!r}; expected one of {', '.join(LEARNERS)}")
     _enough(data)
     learned = LEARNERS[recipe.encoder](data, recipe, version, progress)
     progress("shortlists", 0.0)

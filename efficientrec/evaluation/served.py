@@ -1,0 +1,53 @@
+"""Models as they serve: rows folded by profile.py, lists made by recommend.py."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from efficientrec.evaluation import histories, metrics
+from efficientrec.evaluation.questions import Question
+from efficientrec.evaluation.ranks import Answer
+from efficientrec.model import Model
+from efficientrec.profile import Rows
+from efficientrec.recommend import recommend
+from efficientrec.training.trials import Choosing, Judged, Scores
+
+ROWS_AT_A_TIME = 4096
+
+
+def rows_of(model: Model, question: Question) -> Rows:
+    """The row of each asked user, after everything that was given."""
+    owner = np.repeat(np.arange(len(question), dtype=np.int32), np.diff(question.start))
+    return histories.folded(model, question.given, owner, question.event, len(question), question.users)
+
+
+def answer(model: Model, question: Question, size: int, exact: bool = True) -> Answer:
+    """The lists that a worker would send. exact: False ranks by votes alone."""
+    known = len(model.items)
+    assert model.items.ids == list(question.given.items[:known]), "the model's items are not the question's"
+    items = np.full((len(question), size), -1, np.int32)
+    scored = np.zeros(len(question), np.int64)
+    for first in range(0, len(question), ROWS_AT_A_TIME):
+        part = question.part(first, ROWS_AT_A_TIME)
+        lists = recommend(model, rows_of(model, part), size, exact=exact)
+        items[first : first + len(part)] = lists.items
+        scored[first : first + len(part)] = lists.ranked
+    return Answer(items, question.wanted.has(items), scored)
+
+
+def choosing(question: Question, criterion: str, most: int, seed: int) -> Choosing:
+    """How voices are judged on a question: by the NDCG named, on at most so many of its users."""
+    asked = question.sample(most, seed)
+    targets, size = asked.wanted.counts(), int(criterion.rpartition("@")[2])
+
+    def given(model: Model) -> Judged:
+        rows = rows_of(model, asked)
+
+        def judged(other: Model) -> Scores:
+            lists = recommend(other, rows, size)
+            gain = metrics.ndcg(asked.wanted.has(lists.items), targets, size)
+            return {criterion: float(gain.mean()), "items_scored": float(lists.ranked.mean())}
+
+        return judged
+
+    return given
