@@ -1,7 +1,7 @@
-"""Reading a data set from a folder: `interactions.csv[.gz]`, and where they exist `items.csv[.gz]` and
-`users.csv[.gz]`.
+"""Reading a data set from one file of interactions, or from a folder with a file `interactions` and, where they exist,
+`items` and `users`; each CSV or Parquet (tables.py).
 
-  interactions   user_id, item_id; rating, timestamp (Unix seconds), position, split where the source has them
+  interactions   user_id, item_id; rating, timestamp, position, split where the source has them
   items          item_id; title; genres, categories or attributes joined by `|`; any other column
   users          user_id; any other column
 
@@ -10,25 +10,21 @@ Knows files and columns. Knows nothing of tokens (features.py) or models; of rat
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientrec import tables
 from efficientrec.errors import DataInvalid
 from efficientrec.interactions import RULES, Rule, keys_of
 
 CATEGORY_COLUMNS = ("genres", "categories", "attributes")
 ORDERED_FROM = 946_684_800_000  # 2000-01-01: where a data set without times begins
 ORDERED_SPAN = 30 * 86_400_000  # a month for everything that has only positions: order counts, decay hardly does
-CHUNK = 10_000
 ROW_STEP = 1000  # a second from row to row where there is not even a position
 
 
@@ -77,8 +73,8 @@ class Dataset:
         return "like" if np.isnan(self.value).all() else "rating"
 
 
-def read_dataset(folder: Path | str) -> Dataset:
-    """The data set in a folder, sorted by time.
+def read_dataset(path: Path | str) -> Dataset:
+    """The data set in a folder or file, sorted by time.
 
     Equal times are put in an order that depends on the ids alone, by hash: files are often sorted by item, and an order
     that tells something of the items would leak into whatever learns from sequences.
@@ -87,22 +83,25 @@ def read_dataset(folder: Path | str) -> Dataset:
     >>> read_dataset("streams/data/ml-latest-small").clock  # doctest: +SKIP
     'timestamp'
     """
-    folder = Path(folder)
-    path = _find(folder, "interactions")
-    if path is None:
-        raise DataInvalid(f"{folder} has no interactions.csv or interactions.csv.gz")
-    columns = _columns(path, ("user_id", "item_id"))
+    path = Path(path)
+    folder = path if path.is_dir() else None
+    if folder is None and not path.is_file():
+        raise DataInvalid(f"{path} is neither a folder nor a file")
+    file = path if folder is None else tables.find(folder, "interactions")
+    if file is None:
+        raise DataInvalid(f"{folder} has no interactions.csv, interactions.csv.gz or interactions.parquet")
+    columns = tables.columns(file, ("user_id", "item_id"), ("rating", "timestamp"))
     users, user = _indexed(columns["user_id"])
     items, item = _indexed(columns["item_id"])
     value = (
-        _numbers(path, "rating", columns["rating"], missing=True) if "rating" in columns else np.full(len(user), np.nan)
+        _numbers(file, "rating", columns["rating"], missing=True) if "rating" in columns else np.full(len(user), np.nan)
     )
-    at, clock = _times(path, columns, users, user)
+    at, clock = _times(file, columns, users, user)
     mixed = keys_of(users)[user] * np.uint64(0x9E3779B97F4A7C15) ^ keys_of(items)[item]
     order = np.lexsort((mixed, at))
     split = columns.get("split")
     return Dataset(
-        name=folder.resolve().name,
+        name=path.resolve().name.partition(".")[0],
         users=users,
         items=items,
         user=user[order],
@@ -111,8 +110,8 @@ def read_dataset(folder: Path | str) -> Dataset:
         at=at[order],
         split=None if split is None else [split[place] for place in order.tolist()],
         clock=clock,
-        catalogue=_catalogue(folder),
-        people=_people(folder),
+        catalogue={} if folder is None else _catalogue(folder),
+        people={} if folder is None else _people(folder),
     )
 
 
@@ -126,48 +125,6 @@ def weight_rules(dataset: Dataset) -> Mapping[str, Rule]:
     greatest = float(ratings.max()) if len(ratings) else 5.0
     best = next((scale for scale in (1.0, 5.0, 10.0, 100.0) if 0.8 * scale <= greatest <= scale), max(greatest, 1e-6))
     return {**RULES, "rating": Rule(neutral=best / 2, span=best / 2)}
-
-
-def _find(folder: Path, stem: str) -> Path | None:
-    return next((path for path in (folder / f"{stem}.csv.gz", folder / f"{stem}.csv") if path.is_file()), None)
-
-
-def _open(path: Path) -> TextIO:
-    return (
-        gzip.open(path, "rt", encoding="utf-8", newline="")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8", newline="")
-    )
-
-
-def _columns(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
-    """The columns of a file by name."""
-    try:
-        with _open(path) as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            for name in needed:
-                if name not in header:
-                    raise DataInvalid(f"{path} has no column {name}; its header is {','.join(header)!r}")
-            columns: dict[str, list[str]] = {name: [] for name in header}
-            line = 2
-            while chunk := list(
-                islice(reader, CHUNK)
-            ):  # in chunks: a million small lists at once keep the collector busy
-                for row in chunk:
-                    if len(row) != len(header):
-                        raise DataInvalid(f"{path}, line {line}: {len(row)} fields; the header has {len(header)}")
-                    line += 1
-                for column, values in zip(columns.values(), zip(*chunk, strict=True), strict=True):
-                    column.extend(values)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise DataInvalid(f"{path} cannot be read: {error}") from error
-    if line == 2:
-        raise DataInvalid(f"{path} has a header and nothing below it")
-    for name in needed:
-        if "" in columns[name]:
-            raise DataInvalid(f"{path}, line {columns[name].index('') + 2}: {name} is empty")
-    return columns
 
 
 def _numbers(path: Path, name: str, texts: list[str], *, missing: bool = False) -> NDArray[np.float64]:
@@ -202,8 +159,7 @@ def _times(
 ) -> tuple[NDArray[np.int64], str]:
     """When each interaction was, in milliseconds, and which column says so."""
     if "timestamp" in columns:
-        seconds = _numbers(path, "timestamp", columns["timestamp"])
-        return np.round(seconds * 1000).astype(np.int64), "timestamp"
+        return tables.milliseconds(path, "timestamp", columns["timestamp"]), "timestamp"
     if "position" not in columns:
         return ORDERED_FROM + ROW_STEP * np.arange(len(user), dtype=np.int64), "rows"
     # Each user's sequence is spread over the whole span, with a start of its own, so that users interleave as they
@@ -219,10 +175,10 @@ def _times(
 
 
 def _catalogue(folder: Path) -> dict[str, Item]:
-    path = _find(folder, "items")
+    path = tables.find(folder, "items")
     if path is None:
         return {}
-    columns = _columns(path, ("item_id",))
+    columns = tables.columns(path, ("item_id",))
     nothing = [""] * len(columns["item_id"])
     categories = next((name for name in CATEGORY_COLUMNS if name in columns), "")
     others = [name for name in columns if name not in ("item_id", "title", categories)]
@@ -239,10 +195,10 @@ def _catalogue(folder: Path) -> dict[str, Item]:
 
 
 def _people(folder: Path) -> dict[str, Mapping[str, str]]:
-    path = _find(folder, "users")
+    path = tables.find(folder, "users")
     if path is None:
         return {}
-    columns = _columns(path, ("user_id",))
+    columns = tables.columns(path, ("user_id",))
     others = [name for name in columns if name != "user_id"]
     rows = zip(*(columns[name] for name in others), strict=True) if others else ((),) * len(columns["user_id"])
     return {user: _given(others, values) for user, values in zip(columns["user_id"], rows, strict=True)}

@@ -6,7 +6,6 @@ What a command needs is imported when it runs: so a worker never loads torch, an
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import time
@@ -243,11 +242,31 @@ def train(
 
 @app.command()
 def evaluate(
-    data: Data,
+    data: Annotated[Path, typer.Option("--data", help="Folder with interactions.csv.gz, or one CSV or Parquet file.")],
     protocol: Annotated[
-        str, typer.Option("--protocol", help="temporal: later events. strong: users that were not trained on.")
-    ] = "temporal",
+        str,
+        typer.Option(
+            "--protocol",
+            help="strong: users that were not trained on. leave-one-out: the last item of each. "
+            "temporal: all that comes later. prequential: each next event of the stream.",
+        ),
+    ] = "strong",
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="An encoder or a baseline; may be repeated. Without any: efficientrec and all the baselines."),
+    ] = None,
     seed: Seed = 0,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="strong: learn from all ratings with their sign, not only from likes.")
+    ] = False,
+    every: Annotated[int, typer.Option("--every", min=1, help="prequential: ask for every n-th event.")] = 10,
+    refit: Annotated[
+        str, typer.Option("--refit", help="prequential: hour, day or the number of events after which models relearn.")
+    ] = "50000",
+    refresh: Annotated[
+        list[str] | None,
+        typer.Option("--refresh", help="prequential: event, hour or day; when lists are made. Without any: all three."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file.", dir_okay=False)
     ] = None,
@@ -257,13 +276,20 @@ def evaluate(
     Example: efficientrec evaluate --data data/ml-1m --protocol strong --json scores.json
     """
     _calm_threads()
-    from efficientrec.training.folder import evaluate_folder
-    from efficientrec.training.recipe import Recipe
+    from streams.evaluate import evaluate
 
-    scores = evaluate_folder(data, protocol, recipe=Recipe(seed=seed), progress=_progress)
-    _print_scores(scores)
-    if output is not None:
-        output.write_text(json.dumps(scores, indent=2) + "\n")
+    evaluate(
+        data,
+        protocol,
+        model or [],
+        seed=seed,
+        signed=signed,
+        every=every,
+        refit=refit,
+        refreshes=refresh or [],
+        output=output,
+        console=console,
+    )
 
 
 @app.command()

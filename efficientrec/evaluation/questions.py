@@ -22,7 +22,7 @@ class Question:
     given: TrainingData
     """What users did before they were asked."""
     users: NDArray[np.int32]
-    """(asked,) ascending: each has a target."""
+    """(asked,) each has a target. Ascending, unless they are asked in the order of time."""
     start: NDArray[np.int64]
     """(asked + 1,) where the events of each begin in `event`."""
     event: NDArray[np.int64]
@@ -35,6 +35,8 @@ class Question:
     """Everything that is held out of the asked users, whether they liked it or not."""
     favoured: Pairs
     """What of that they liked at all (a positive weight)."""
+    known: NDArray[np.int64] | None = None
+    """(asked,) ascending: how many events of `given` had happened when each list was made; None for all."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -53,6 +55,7 @@ class Question:
             met=self.met.take(rows),
             judged=self.judged.take(rows),
             favoured=self.favoured.take(rows),
+            known=None if self.known is None else self.known[rows],
         )
 
     def sample(self, most: int, seed: int) -> Question:

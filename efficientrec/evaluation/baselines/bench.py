@@ -50,7 +50,7 @@ class Bench:
     seed: int
     progress: Progress
     _asked: Question = field(init=False)
-    _inverses: ease.Inverses = field(init=False, default_factory=ease.Inverses)
+    inverses: ease.Inverses = field(init=False, default_factory=ease.Inverses)
     _done: dict[str, Chosen] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,12 +63,12 @@ class Bench:
         return self._done[name]
 
     def _single(self, name: str) -> Chosen:
-        baseline, split = self._baseline(name), self.split
+        method, split = baseline(name, self.inverses), self.split
         judge = validating(split, self._asked)
         best: tuple[float, Fit] | None = None
-        grid = baseline.grid(split.train)
+        grid = method.grid(split.train)
         for place, parameters in enumerate(grid):
-            fit = baseline.fit(split.train, parameters, self.seed, judge)
+            fit = method.fit(split.train, parameters, self.seed, judge)
             score = judge(fit.scorer)
             self.progress(f"{name} {told(fit.parameters)}: {split.criterion} {score:.4f}", (place + 1) / len(grid))
             if best is None or score > best[0]:
@@ -77,7 +77,7 @@ class Bench:
         score, fit = best
         final = fit.scorer
         if split.final is not split.train:
-            final = baseline.fit(split.final, fit.parameters, self.seed, None).scorer
+            final = method.fit(split.final, fit.parameters, self.seed, None).scorer
         return Chosen(fit.parameters, score, fit.scorer, final)
 
     def _blend(self, name: str) -> Chosen:
@@ -87,24 +87,26 @@ class Bench:
         beta = max(scores, key=scores.__getitem__)
         self.progress(f"{name} beta={beta:g}: {self.split.criterion} {scores[beta]:.4f}", 1.0)
         return Chosen(
-            {**_prefixed(BLENDS[name][0], first.parameters), **_prefixed("ease", second.parameters), "beta": beta},
+            {**prefixed(BLENDS[name][0], first.parameters), **prefixed(BLENDS[name][1], second.parameters), "beta": beta},
             scores[beta],
             Blended(first.tuned, second.tuned, beta),
             Blended(first.final, second.final, beta),
         )
 
-    def _baseline(self, name: str) -> Baseline:
-        makers: Mapping[str, Callable[[], Baseline]] = {
-            "popularity": popular.Popularity,
-            "recency-popularity": lambda: popular.RECENCY,
-            "itemknn": itemknn.ItemKNN,
-            "ease": lambda: ease.Ease(self._inverses),
-            "ease-recency": lambda: ease.recent(self._inverses),
-            "sr": rules.Rules,
-            "als": als.ImplicitALS,
-            "mult-dae": _mult_dae,
-        }
-        return makers[name]()
+
+def baseline(name: str, inverses: ease.Inverses) -> Baseline:
+    """A method that is no blend, by its name. inverses: shared by those that need any."""
+    makers: Mapping[str, Callable[[], Baseline]] = {
+        "popularity": popular.Popularity,
+        "recency-popularity": lambda: popular.RECENCY,
+        "itemknn": itemknn.ItemKNN,
+        "ease": lambda: ease.Ease(inverses),
+        "ease-recency": lambda: ease.recent(inverses),
+        "sr": rules.Rules,
+        "als": als.ImplicitALS,
+        "mult-dae": _mult_dae,
+    }
+    return makers[name]()
 
 
 def validating(split: Split, asked: Question) -> Judge:
@@ -124,7 +126,8 @@ def told(parameters: Parameters) -> str:
     return " ".join(f"{name}={value:g}" for name, value in parameters.items())
 
 
-def _prefixed(part: str, parameters: Parameters) -> Parameters:
+def prefixed(part: str, parameters: Parameters) -> Parameters:
+    """The parameters of a part of a blend, by names that tell whose they are."""
     return {f"{part}_{name}": value for name, value in parameters.items()}
 
 

@@ -15,7 +15,7 @@ BETAS = (0.3, 1.0, 3.0)
 
 @dataclass(frozen=True, slots=True)
 class Blended:
-    """first / its best + β · second / its best."""
+    """first / its best + β · second / its best. The second may know fewer items."""
 
     first: Scorer
     second: Scorer
@@ -27,7 +27,7 @@ class Blended:
 
     def scores(self, question: Question) -> NDArray[np.float32]:
         total = relative(self.first.scores(question))
-        total += np.float32(self.beta) * relative(self.second.scores(question))
+        total[:, : self.second.items] += np.float32(self.beta) * relative(self.second.scores(question))
         return total
 
 

@@ -15,6 +15,7 @@ from efficientrec.training.data import TrainingData
 from efficientrec.training.popularity import decayed
 
 DAY = 86_400.0
+HALF_LIVES_DAYS = (1.0, 7.0, 30.0, 180.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +46,4 @@ class Popularity:
         return Fit(Counted(count.astype(np.float32)), parameters)
 
 
-RECENCY = Popularity((1.0, 7.0, 30.0, 180.0))
+RECENCY = Popularity(HALF_LIVES_DAYS)
