@@ -13,7 +13,7 @@ class Markup(str):
     __slots__ = ()
 
 
-def element(name: str, *content: str | None, **attributes: str) -> Markup:
+def element(name: str, /, *content: str | None, **attributes: str) -> Markup:
     """An element. Attribute names may end or be joined with `_`, which stands for nothing or `-`; None is left out.
 
     >>> element("td", "a < b", class_="best", data_label="x")

@@ -8,13 +8,13 @@ from efficientrec.report import plots, tables
 from efficientrec.report.markup import Markup, element, joined
 from efficientrec.report.names import HEADLINES, PROTOCOLS, metric_name, seconds
 from efficientrec.report.style import STYLE
-from efficientrec.report.summary import Summary, Told, summary
+from efficientrec.report.summary import COST, Summary, Told, summary
 
 REFERENCES = ("ease", "mult-dae", "als", "itemknn")
 """Baselines that score every item, drawn as lines beside what few items give; the first two that there are."""
 LISTED_CLUSTERS = 20
 MARKS = (
-    "★ is the best of a column. ▲ and ▼ are significantly better and worse than the best baseline (paired bootstrap, "
+    "★ is the best of a column (of items scored, the fewest). ▲ and ▼ are significantly better and worse than the best baseline (paired bootstrap, "
     "p < .05, in every run), ≈ is neither."
 )
 
@@ -73,7 +73,7 @@ def _contest(told: Summary, name: str) -> Markup:
     sizes = ", ".join(f"{value:,} {what.replace('_', ' ')}" for what, value in told.sizes.items())
     caption = f"{told.data}, {told.protocol}, {seeds}: {sizes}. {MARKS}"
     metrics = HEADLINES.get(told.protocol, (told.criterion,))
-    rest = [metric for metric in told.metrics if metric not in metrics and metric != tables.COST]
+    rest = [metric for metric in told.metrics if metric not in metrics and metric != COST]
     base = "" if told.base_rate is None else f" judged_precision of a random list is {told.base_rate:.4f}."
     parameters = {row.name: row.parameters for row in told.rows if row.parameters}
     chosen = tables.table(

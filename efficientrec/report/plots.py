@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from efficientrec.report.labels import write_beside
 from efficientrec.report.markup import Markup
 from efficientrec.report.names import metric_name
 from efficientrec.report.summary import Row, Summary, Told
 from efficientrec.report.svg import INK, MARKERS, SERIES, picture
 
+SMALL = 5.4
+"""Inches: of pictures that stand two in a row."""
 LABELS_MAX = 14
 """Clusters whose items are written on the map; more would lie on each other."""
 LABEL_LENGTH = 26
@@ -36,7 +39,7 @@ def ranking(name: str, summary: Summary) -> Markup | None:
         axes.set_xlabel(f"{metric_name(summary.criterion)}, with 95% interval")
 
     told = f"{metric_name(summary.criterion)} of {len(rows)} models, the best first"
-    return picture(name, told, draw, height=0.9 + 0.3 * len(rows))
+    return picture(name, told, draw, SMALL, 0.9 + 0.27 * len(rows))
 
 
 def training_time(name: str, summary: Summary) -> Markup | None:
@@ -51,13 +54,13 @@ def training_time(name: str, summary: Summary) -> Markup | None:
             axes.plot([x], [y], linestyle="none", markersize=7, **_look(row))
         axes.set_xscale("log")
         axes.margins(x=0.18, y=0.12)
-        _annotate(axes, points, [row.name for row in rows])
+        write_beside(axes, points, [row.name for row in rows])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _seconds(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("training and choosing of parameters")
         axes.set_ylabel(metric_name(summary.criterion))
 
-    return picture(name, f"{metric_name(summary.criterion)} against training time of {len(rows)} models", draw)
+    return picture(name, f"{metric_name(summary.criterion)} against training time of {len(rows)} models", draw, SMALL, 3.9)
 
 
 def tradeoff(
@@ -80,7 +83,7 @@ def tradeoff(
             axes.plot(x, y, color=SERIES[place], marker=MARKERS[place], markersize=5, label=knob)
             for point, at, height in zip(mine, x, y, strict=True):
                 axes.annotate(
-                    f"{point['value']:g}", (at, height), (0, 5), textcoords="offset points", ha="center", fontsize=7.5
+                    f"{point['value']:g}", (at, height), (0, -11 if place == 0 else 5), textcoords="offset points", ha="center", fontsize=7.5
                 )
         for place, (other, value) in enumerate(whole.items()):
             axes.axhline(value, color=INK, linewidth=1, linestyle=("--", ":", "-.")[place % 3], alpha=0.7)
@@ -97,7 +100,7 @@ def tradeoff(
         axes.set_ylabel(metric_name(criterion))
         axes.legend(loc="lower right")
 
-    return picture(name, f"{metric_name(criterion)} against items scored, served with more or fewer candidates", draw)
+    return picture(name, f"{metric_name(criterion)} against items scored, served with more or fewer candidates", draw, SMALL, 4.0)
 
 
 def cold_users(name: str, points: Sequence[Told], metric: str) -> Markup | None:
@@ -148,7 +151,7 @@ def cold_users(name: str, points: Sequence[Told], metric: str) -> Markup | None:
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper left")
 
-    return picture(name, f"{metric_name(metric)} by the number of likes known of a user", draw)
+    return picture(name, f"{metric_name(metric)} by the number of likes known of a user", draw, SMALL, 4.0)
 
 
 def cluster_map(name: str, clusters: Sequence[Told]) -> Markup | None:
@@ -159,16 +162,17 @@ def cluster_map(name: str, clusters: Sequence[Told]) -> Markup | None:
     def draw(axes: Axes) -> None:
         x, y = (np.array([float(cluster[axis]) for cluster in clusters]) for axis in ("x", "y"))
         members = np.array([float(cluster["members"]) for cluster in clusters])
+        size = 8 + 500 * members / members.max()
         axes.scatter(
-            x, y, s=8 + 500 * members / members.max(), color=SERIES[0], alpha=0.35, edgecolors=INK, linewidths=0.5
+            x, y, s=size, color=SERIES[0], alpha=0.35, edgecolors=INK, linewidths=0.5
         )
         axes.margins(0.12)
-        labels = [_short(cluster["top"][0]) if cluster["top"] else "" for cluster in clusters]
-        _annotate(axes, list(zip(x.tolist(), y.tolist(), strict=True)), labels, most=LABELS_MAX, size=8)
+        labels = list(_named(clusters))
+        points = list(zip(x.tolist(), y.tolist(), strict=True))
+        write_beside(axes, points, labels, np.sqrt(size / np.pi).tolist(), LABELS_MAX)
         axes.set_xlabel("first principal component of memberships")
         axes.set_ylabel("second")
-        axes.set_xticklabels([])
-        axes.set_yticklabels([])
+        axes.tick_params(length=0, labelbottom=False, labelleft=False)
 
     return picture(name, f"Map of {len(clusters)} clusters, named by their items", draw, height=5.2)
 
@@ -218,42 +222,20 @@ def by_refresh(summary: Summary, metric: str) -> dict[str, dict[str, Row]]:
     return {model: line for model, line in lines.items() if len(line) > 1}
 
 
+def _named(clusters: Sequence[Told]) -> Iterator[str]:
+    """Of each cluster the first of its items by which no larger one is named."""
+    used: set[str] = set()
+    for cluster in clusters:
+        own = next((str(title) for title in cluster["top"] if title not in used), "")
+        used.add(own)
+        yield _short(own)
+
+
 def _look(row: Row) -> dict[str, str]:
     """Baselines are hollow squares."""
     if row.baseline:
         return {"color": SERIES[5], "marker": "s", "markerfacecolor": "none"}
     return {"color": SERIES[0], "marker": "o"}
-
-
-def _annotate(
-    axes: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str], most: int = 40, size: float = 8.5
-) -> None:
-    """Writes labels beside their points, the first ones first, each where it lies on no other; what finds no room is
-    left out. The limits of the axes must be final."""
-    figure = axes.figure
-    axes.autoscale_view()
-    figure.draw_without_rendering()  # type: ignore[union-attr]
-    taken: list[tuple[float, float, float, float]] = []
-    written = 0
-    for point, label in zip(points, labels, strict=True):
-        if written == most or not label:
-            continue
-        x, y = axes.transData.transform(point)
-        wide, high = 0.56 * size * len(label) * figure.dpi / 72, 1.25 * size * figure.dpi / 72
-        for dx, dy, side in ((8, 0, "left"), (-8, 0, "right"), (0, 9, "center"), (0, -9, "center")):
-            left = x + dx * figure.dpi / 72 - {"left": 0.0, "right": wide, "center": wide / 2}[side]
-            bottom = y + dy * figure.dpi / 72 - high / 2
-            box = (left, bottom, left + wide, bottom + high)
-            inside = axes.bbox.x0 <= box[0] and box[2] <= axes.bbox.x1 + 4 and box[1] >= axes.bbox.y0
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                written += 1
-                axes.annotate(label, point, (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=size)
-                break
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _spread(events: int) -> float:

@@ -14,7 +14,6 @@ from typing import Any
 from efficientrec.datasets import read_dataset
 from efficientrec.errors import DataInvalid, SettingInvalid, TrainingImpossible
 from efficientrec.report import facts
-from efficientrec.report.machine import machine
 
 PORTRAIT = "portrait"
 """Beside the protocols: a closer look at one model."""
@@ -92,7 +91,7 @@ def complete(runs: Sequence[Run], results: Path, runner: Runner, progress: Calla
             told |= runner(run)
         except (TrainingImpossible, SettingInvalid) as error:
             told["skipped"] = str(error)
-        write(run.file(results), {**told, "machine": machine()})
+        write(run.file(results), told)
     return len(left)
 
 

@@ -16,6 +16,9 @@ from efficientrec.evaluation.bootstrap import Interval
 Told = Mapping[str, Any]
 """An evaluation as its JSON has it (results.py)."""
 SIGNIFICANT = 0.05
+COST = "items_scored"
+"""Of which less is better."""
+ALIKE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,12 @@ class Summary:
     def metrics(self) -> list[str]:
         return list(dict.fromkeys(metric for row in self.rows for metric in row.figures))
 
-    def best(self, metric: str) -> Row | None:
-        """The row with the greatest mean, or the least where less is better."""
-        rows = [row for row in self.rows if metric in row.figures]
-        sign = -1 if metric == "items_scored" else 1
-        return max(rows, key=lambda row: sign * row.figures[metric].interval.mean, default=None)
+    def best(self, metric: str) -> list[Row]:
+        """The rows with the greatest mean, or the least where less is better; several where they do not differ."""
+        sign = -1 if metric == COST else 1
+        values = {row.name: sign * row.figures[metric].interval.mean for row in self.rows if metric in row.figures}
+        most = max(values.values(), default=0.0)
+        return [row for row in self.rows if row.name in values and values[row.name] >= most - ALIKE * abs(most)]
 
 
 def summary(runs: Sequence[Told]) -> Summary:

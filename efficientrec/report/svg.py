@@ -43,7 +43,7 @@ _STYLE = {
 }
 
 
-def picture(name: str, told: str, draw: Callable[[Axes], None], width: float = 7.2, height: float = 3.8) -> Markup:
+def picture(name: str, told: str, draw: Callable[[Axes], None], width: float = 8.4, height: float = 4.2) -> Markup:
     """An SVG of one pair of axes. name: unlike that of any other picture of the page. told: what it shows, for whoever
     cannot see it. width, height: inches."""
     with matplotlib.rc_context(_STYLE):

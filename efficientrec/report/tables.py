@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 from efficientrec.evaluation.bootstrap import Interval
 from efficientrec.report.markup import Markup, element, joined
 from efficientrec.report.names import metric_name, number, seconds
-from efficientrec.report.summary import Row, Summary, Told
+from efficientrec.report.summary import COST, Row, Summary, Told
 
 MARKS = {
     "better": ("▲", "significantly better than the best baseline"),
     "worse": ("▼", "significantly worse than the best baseline"),
     "even": ("≈", "not significantly other than the best baseline"),
 }
-COST = "items_scored"
 
 
 def table(caption: str | Markup, head: Sequence[str | Markup], rows: Iterable[Sequence[str | Markup]]) -> Markup:
@@ -53,9 +52,9 @@ def figure(summary: Summary, row: Row, metric: str) -> Markup:
     """A cell: the mean, its interval, and marks for the best of the column and for significance."""
     if metric not in row.figures:
         return element("td", "–", class_="number")
-    told, best = row.figures[metric], summary.best(metric) is row
+    told, best = row.figures[metric], row in summary.best(metric)
     value: Markup = element("span", number(metric, told.interval.mean), class_="value")
-    if best and metric != COST:
+    if best:
         value = element("strong", element("span", "★ ", title="best of the column", class_="mark"), value)
     mark = None
     if told.verdict in MARKS:
