@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from efficientrec.encoders import Encoder
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
+from efficientrec.encoders.elfm import ElfmEncoder
+from efficientrec.encoders.elfm_plain import PlainElfm
 from efficientrec.interactions import DEFAULT_ADMISSION, Admission, key_of
 from efficientrec.model import Model
 from efficientrec.vocabulary import Vocabulary
@@ -247,6 +249,8 @@ def _nothing(encoder: Encoder, at: int) -> Sums:
         return NoSums()
     if isinstance(encoder, EfficientRecEncoder):
         return SignedSums(encoder, at)
+    if isinstance(encoder, ElfmEncoder):
+        return PlainElfm(encoder, at)
     raise AssertionError(f"no plain form of the encoder {encoder.NAME!r}")
 
 

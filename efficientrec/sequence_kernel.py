@@ -24,10 +24,11 @@ EPSILON = np.float32(1e-5)  # torch's, of the variance of a norm
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _dot(left: Floats, right: Floats) -> np.float32:
+def _dot(left: Floats, rows: Floats, row: int, first: int, end: int) -> np.float32:
+    """Of a part of left and of a row; slices would cost more than the products."""
     total = np.float32(0.0)
-    for index in range(len(left)):
-        total += left[index] * right[index]
+    for index in range(first, end):
+        total += left[index] * rows[row, index]
     return total
 
 
@@ -66,7 +67,7 @@ def _read(query: Floats, keys: Floats, values: Floats, nearness: Floats, share: 
         first, end = head * width, (head + 1) * width
         most = np.float32(-np.inf)
         for position in range(positions):
-            asked = _dot(query[first:end], keys[position, first:end]) * shrink
+            asked = _dot(query, keys, position, first, end) * shrink
             share[position] = asked + nearness[head, positions - 1 - position]
             most = max(most, share[position])
         total = np.float32(0.0)
@@ -80,19 +81,21 @@ def _read(query: Floats, keys: Floats, values: Floats, nearness: Floats, share: 
 
 
 @compiled
-def _dense_layers(
-    state: Floats, scale: Floats, shift: Floats, up: Floats, up_bias: Floats, down: Floats, down_bias: Floats
-) -> None:
-    """state (positions, d), changed in place: each row gains two dense layers of its norm."""
-    wide = dense(normed(state, scale, shift), up, up_bias, True)
-    gained = dense(wide, down, down_bias, False)
+def _add(state: Floats, gained: Floats) -> None:
     for row in range(len(state)):
         for column in range(state.shape[1]):
             state[row, column] += gained[row, column]
 
 
 @compiled
-def last_states(
+def _dense_layers(state: Floats, norm: Floats, up: Floats, up_bias: Floats, down: Floats, down_bias: Floats) -> None:
+    """state (positions, d), changed in place: each row gains two dense layers of its norm."""
+    wide = dense(normed(state, norm[0], norm[1]), up, up_bias, True)
+    _add(state, dense(wide, down, down_bias, False))
+
+
+@compiled
+def directions(
     items: NDArray[np.int32],
     lengths: NDArray[np.int32],
     item_vectors: Floats,
@@ -105,18 +108,20 @@ def last_states(
     up_bias: Floats,
     down: Floats,
     down_bias: Floats,
-    last_norm: Floats,
 ) -> Floats:
-    """(users, d) the state of the last position after all layers, normed; zeros for a user without items.
+    """(users, d) the state of the last position after all layers, less its mean, at length 1; zeros for a user without
+    items.
 
     items (users, T), lengths (users,): the items of each user, oldest first. item_vectors (items, d).
-    first (3, items, d): queries, keys and values of each item in the first layer.
+    first (items, 3, d): queries, keys and values of each item in the first layer.
     By layer: nearness (layers, heads, T); norms (layers, 2, 2, d): scale and shift before attention, then before the
     dense layers; attention (layers, 4, d, d) and its bias (layers, 4, d): queries, keys, values, and what is made of
-    what was read; up (layers, d, wide), down (layers, wide, d). last_norm (2, d): scale and shift.
+    what was read; up (layers, d, wide), down (layers, wide, d).
     """
     layers, dim = len(nearness), item_vectors.shape[1]
-    result = np.zeros((len(items), dim), np.float32)
+    last = layers - 1
+    states = np.zeros((len(items), dim), np.float32)
+    reads = np.zeros((len(items), dim), np.float32)
     share = np.empty(items.shape[1], np.float32)
     for user in range(len(items)):
         length = lengths[user]
@@ -126,52 +131,39 @@ def last_states(
         asked = np.empty((3, length, dim), np.float32)
         for position in range(length):
             item = items[user, position]
-            state[position] = item_vectors[item]
-            for kind in range(3):
-                asked[kind, position] = first[kind, item]
-        for layer in range(layers):
-            if layer > 0:
-                before = normed(state, norms[layer, 0, 0], norms[layer, 0, 1])
+            for column in range(dim):
+                state[position, column] = item_vectors[item, column]
                 for kind in range(3):
-                    asked[kind] = dense(before, attention[layer, kind], attention_bias[layer, kind], False)
-            begin = length - 1 if layer == layers - 1 else 0
-            state = state[begin:].copy()
-            read = np.empty((length - begin, dim), np.float32)
-            for position in range(begin, length):
-                _read(
-                    asked[0, position],
-                    asked[1, : position + 1],
-                    asked[2, : position + 1],
-                    nearness[layer],
-                    share,
-                    read[position - begin],
-                )
-            state += dense(read, attention[layer, 3], attention_bias[layer, 3], False)
-            _dense_layers(
-                state,
-                norms[layer, 1, 0],
-                norms[layer, 1, 1],
-                up[layer],
-                up_bias[layer],
-                down[layer],
-                down_bias[layer],
-            )
-        result[user] = normed(state, last_norm[0], last_norm[1])[0]
-    return result
-
-
-@compiled
-def directions(states: Floats) -> Floats:
-    """Each row at length 1; zeros stay."""
-    result = np.zeros(states.shape, np.float32)
-    for row in range(len(states)):
+                    asked[kind, position, column] = first[item, kind, column]
+        for layer in range(last):
+            read = np.empty((length, dim), np.float32)
+            for position in range(length):
+                before = position + 1
+                _read(asked[0, position], asked[1, :before], asked[2, :before], nearness[layer], share, read[position])
+            _add(state, dense(read, attention[layer, 3], attention_bias[layer, 3], False))
+            _dense_layers(state, norms[layer, 1], up[layer], up_bias[layer], down[layer], down_bias[layer])
+            told = normed(state, norms[layer + 1, 0, 0], norms[layer + 1, 0, 1])
+            for kind in range(3):
+                asked[kind] = dense(told, attention[layer + 1, kind], attention_bias[layer + 1, kind], False)
+        states[user] = state[length - 1]
+        _read(asked[0, length - 1], asked[1], asked[2], nearness[last], share, reads[user])
+    # What is left concerns one position of each user, so all users go through it together.
+    _add(states, dense(reads, attention[last, 3], attention_bias[last, 3], False))
+    _dense_layers(states, norms[last, 1], up[last], up_bias[last], down[last], down_bias[last])
+    for user in range(len(items)):
+        mean = np.float32(0.0)
+        for column in range(dim):
+            mean += states[user, column]
+        mean /= np.float32(dim)
         square = np.float32(0.0)
-        for column in range(states.shape[1]):
-            square += states[row, column] * states[row, column]
-        if square > 0:
-            for column in range(states.shape[1]):
-                result[row, column] = states[row, column] / np.float32(math.sqrt(square))
-    return result
+        for column in range(dim):
+            states[user, column] -= mean
+            square += states[user, column] * states[user, column]
+        known = lengths[user] > 0 and square > 0
+        factor = np.float32(1.0 / math.sqrt(square)) if known else np.float32(0.0)
+        for column in range(dim):
+            states[user, column] *= factor
+    return states
 
 
 @compiled

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -29,7 +30,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "rating": ("rating", "value", "score", "stars", "overall", "bookrating"),
     "timestamp": ("timestamp", "time", "ts", "date", "datetime", "eventtime", "unixreviewtime", "createdat"),
 }
-"""Our name of a column → what it is called elsewhere, in lower case and without marks; the first that is there counts."""
+"""Our name of a column → what it is called elsewhere, in lower case and without marks; the first there counts."""
 UNITS = ((1e17, 1e-6), (1e14, 1e-3), (1e11, 1.0), (0.0, 1000.0))
 """From which size on a number is nanoseconds, microseconds, milliseconds or seconds since 1970, and what makes it
 milliseconds. 10¹¹ seconds are the year 5138, as many milliseconds 1973."""
@@ -67,32 +68,37 @@ def milliseconds(path: Path, name: str, texts: Sequence[str]) -> NDArray[np.int6
     means UTC."""
     try:
         numbers = np.array(texts, np.float64)
+        if not np.isfinite(numbers).all():
+            raise ValueError("a time that is not finite")
     except ValueError:
-        return _iso(path, name, texts)
-    if not np.isfinite(numbers).all():
-        place = int(np.flatnonzero(~np.isfinite(numbers))[0])
-        raise DataInvalid(f"{path}, line {place + 2}: {name} is {texts[place]!r}; expected a time")
+        return np.array([_moment(path, index, name, text) for index, text in enumerate(texts)], np.int64)
     size = float(np.abs(numbers).max(initial=0.0))
     factor = next(factor for least, factor in UNITS if size >= least)
     return np.round(numbers * factor).astype(np.int64)
 
 
-def _iso(path: Path, name: str, texts: Sequence[str]) -> NDArray[np.int64]:
-    times = np.empty(len(texts), np.int64)
-    for index, text in enumerate(texts):
-        try:
-            moment = datetime.fromisoformat(text.strip())
-        except ValueError as error:
-            wanted = "a number of seconds or milliseconds, or ISO 8601"
-            raise DataInvalid(f"{path}, line {index + 2}: {name} is {text!r}; expected {wanted}") from error
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        times[index] = round(moment.timestamp() * 1000)
-    return times
+def _moment(path: Path, index: int, name: str, text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        wanted = "ISO 8601, or in all lines a number of seconds or milliseconds"
+        if _is_number(text):
+            return 0  # the line that is none will be named
+        raise DataInvalid(f"{path}, line {index + 2}: {name} is {text!r}; expected {wanted}") from error
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1000)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _ours(found: Mapping[str, list[str]], names: Sequence[str]) -> dict[str, list[str]]:
     """The columns, those of these names called as we call them."""
-    bare = {"".join(filter(str.isalnum, name.partition(":")[0])).lower(): name for name in reversed(found)}
+    bare = {"".join(filter(str.isalnum, name.partition(":")[0])).lower(): name for name in reversed(list(found))}
     renamed: dict[str, str] = {}
     for name in names:
         other = next((bare[alias] for alias in NAMES.get(name, ()) if alias in bare), None)

@@ -253,7 +253,10 @@ def evaluate(
     ] = "strong",
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="An encoder or a baseline; may be repeated. Without any: efficientrec and all the baselines."),
+        typer.Option(
+            "--model",
+            help="An encoder or a baseline; may be repeated. Without any: efficientrec and all the baselines.",
+        ),
     ] = None,
     seed: Seed = 0,
     signed: Annotated[

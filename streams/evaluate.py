@@ -1,4 +1,4 @@
-"""What `efficientrec evaluate` does: reads the data, runs the protocol, shows how far it is, and tells what came out."""
+"""What `efficientrec evaluate` does: reads data, runs a protocol, shows how far it is, tells what came out."""
 
 from __future__ import annotations
 
@@ -107,7 +107,9 @@ def table(result: Result) -> Table:
         intervals = entry.intervals()
         if not intervals:
             continue
-        cells = [f"{value.mean:.4f} ({value.low:.4f}–{value.high:.4f})" for value in (intervals[name] for name in shown)]
+        cells = [
+            f"{value.mean:.4f} ({value.low:.4f}–{value.high:.4f})" for value in (intervals[name] for name in shown)
+        ]
         p_value = ""
         if best is not None and best is not entry and entry.resampled is not None and best.resampled is not None:
             p_value = f"{entry.resampled.p_value(best.resampled, deciding):.3f}"

@@ -9,11 +9,13 @@ from types import ModuleType
 
 import pytest
 
-from efficientrec import json_kernel, kernels, list_kernel, msgpack_kernel, row_kernel, sequence_kernel
+from efficientrec import elfm_kernel, json_kernel, kernels, list_kernel, msgpack_kernel, row_kernel, sequence_kernel
 from tests.test_layers import LIBRARY, imports
 
 
-@pytest.mark.parametrize("kernel", [kernels, row_kernel, list_kernel, json_kernel, msgpack_kernel, sequence_kernel])
+@pytest.mark.parametrize(
+    "kernel", [kernels, elfm_kernel, row_kernel, list_kernel, json_kernel, msgpack_kernel, sequence_kernel]
+)
 def test_a_kernel_changes_with_what_is_compiled_into_it(kernel: ModuleType) -> None:
     tree = ast.parse(Path(str(kernel.__file__)).read_text())
     ours = sorted(name.removeprefix("efficientrec.") for name in imports(tree) if name.startswith("efficientrec."))

@@ -257,7 +257,7 @@ def random_sequence_model(seed: int = 0, *, items: int = 60, layers: int = 1, le
     """`random_model` with an encoder that reads sequences."""
     rng = np.random.default_rng(seed)
     model = random_model(seed, items=items)
-    hidden, dim = sigmoid(model).weights.shape[0], model.ranking_vectors.shape[1]
+    hidden, dim = sigmoid(model).weights.shape[0], model.ranking_vectors.shape[1] - 1
 
     def numbers(*shape: int) -> NDArray[np.float32]:
         return rng.normal(size=shape).astype(np.float32)
@@ -274,7 +274,7 @@ def random_sequence_model(seed: int = 0, *, items: int = 60, layers: int = 1, le
         up_bias=numbers(layers, hidden),
         down=numbers(layers, hidden, dim),
         down_bias=numbers(layers, dim),
-        last_norm=numbers(2, dim),
+        scale=0.7,
     )
     clusters = Clusters(numbers(dim, len(model.clusters)), sigmoid(model).bias, model.clusters.kept)
     return replace(model, encoder=encoder, clusters=clusters)

@@ -6,6 +6,7 @@ need no thought, and a new version reads old rows as they are.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElcrecEncoder:
-    """Arrays of layers have one entry for each; see sequence_kernel.last_states."""
+    """Arrays of layers have one entry for each; see sequence_kernel.directions."""
 
     NAME: ClassVar[str] = "elcrec"
     ARRAYS: ClassVar[Arrays] = {
@@ -35,9 +36,8 @@ class ElcrecEncoder:
         "up_bias": (2, np.float32),
         "down": (3, np.float32),
         "down_bias": (2, np.float32),
-        "last_norm": (2, np.float32),
     }
-    NUMBERS: ClassVar[Numbers] = {}
+    NUMBERS: ClassVar[Numbers] = {"scale": float}
 
     key: int
     items: Vocabulary
@@ -57,19 +57,19 @@ class ElcrecEncoder:
     down: Floats
     """(layers, wide, d)"""
     down_bias: Floats
-    last_norm: Floats
-    """(2, d): scale and shift."""
+    scale: float
+    """Of scores, against the votes that are added to them."""
     first: Floats = field(init=False)
-    """(3, items, d): queries, keys and values of the first layer, which depend on the item alone."""
+    """(items, 3, d): queries, keys and values of the first layer, which depend on the item alone."""
 
     def __post_init__(self) -> None:
-        first = np.zeros((3, 0, 0), np.float32)
+        first = np.zeros((0, 3, 0), np.float32)
         # What an artifact holds is not checked yet. Where it does not fit, `check` will say so.
         formed = all(getattr(self, name).ndim == dimensions for name, (dimensions, _) in self.ARRAYS.items())
         if formed and all(shape == wanted for _, shape, wanted in self._shapes()):
             normed = sequence_kernel.normed(self.item_vectors, self.norms[0, 0, 0], self.norms[0, 0, 1])
             asked = zip(self.attention[0, :3], self.attention_bias[0, :3], strict=True)
-            first = np.stack([kernels.dense(normed, weights, bias, False) for weights, bias in asked])
+            first = np.stack([kernels.dense(normed, weights, bias, False) for weights, bias in asked], axis=1)
         object.__setattr__(self, "first", first)
 
     @property
@@ -88,11 +88,18 @@ class ElcrecEncoder:
         return state.copy()
 
     def taste(self, rows: Rows) -> Floats:
-        """The state after the last item; zeros for a user without items that are known."""
+        """The direction of the state after the last item, and 1 for the items' biases, times `scale`; zeros for a user
+        without items that are known."""
+        directions = self.vector(rows)
+        known = (directions != 0).any(axis=1)
+        return np.concatenate((directions, known[:, None]), axis=1, dtype=np.float32) * np.float32(self.scale)
+
+    def vector(self, rows: Rows) -> Floats:
+        """The direction alone: intents are directions."""
         items = np.empty((len(rows), self.nearness.shape[2]), np.int32)
         lengths = np.empty(len(rows), np.int32)
         sequence_kernel.recent(self.items.find(rows.ring_item), rows.ring_weight, rows.events, items, lengths)
-        states: Floats = sequence_kernel.last_states(
+        directions: Floats = sequence_kernel.directions(
             items,
             lengths,
             self.item_vectors,
@@ -105,13 +112,7 @@ class ElcrecEncoder:
             self.up_bias,
             self.down,
             self.down_bias,
-            self.last_norm,
         )
-        return states
-
-    def vector(self, rows: Rows) -> Floats:
-        """The taste at length 1: intents are directions."""
-        directions: Floats = sequence_kernel.directions(self.taste(rows))
         return directions
 
     def check(self, expect: Expect) -> None:
@@ -119,12 +120,13 @@ class ElcrecEncoder:
             expect(shape == wanted, f"{name} has shape {shape}", str(wanted))
         _, heads, length = self.nearness.shape
         dim = self.item_vectors.shape[1]
+        expect(0 < self.scale < math.inf, f"scale is {self.scale}", "a positive number")
         expect(heads > 0 and dim % heads == 0, f"{dim} dimensions have {heads} heads", "a number that divides them")
         expect(0 < length <= RING_SIZE, f"{length} items are read", f"1 to {RING_SIZE}")
 
     def shapes(self) -> tuple[int, int]:
         dim = self.item_vectors.shape[1]
-        return dim, dim
+        return dim, dim + 1
 
     def _shapes(self) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
         """Of each array the name, the shape, and the shape that the others ask for."""
@@ -139,6 +141,5 @@ class ElcrecEncoder:
             "up_bias": (layers, wide),
             "down": (layers, wide, dim),
             "down_bias": (layers, dim),
-            "last_norm": (2, dim),
         }
         return [(name, getattr(self, name).shape, shape) for name, shape in wanted.items()]

@@ -71,9 +71,7 @@ def coverage(items: NDArray[np.int32], known: int, unit: NDArray[np.integer], se
     units = int(unit.max()) + 1 if len(unit) else 0
     listed = csr_matrix((np.ones(len(row), np.float32), (shown[row, column], unit[row])), (known, units))
     share = len(np.unique(shown[shown >= 0])) / max(known, 1)
-    drawn = np.concatenate(
-        [((listed @ (some.T > 0)) > 0).mean(axis=0) for some in _drawn(units, COVERAGE_DRAWS, seed)]
-    )
+    drawn = np.concatenate([((listed @ (some.T > 0)) > 0).mean(axis=0) for some in _drawn(units, COVERAGE_DRAWS, seed)])
     low, high = np.percentile(drawn - drawn.mean(), (2.5, 97.5))
     return Interval(share, share + float(low), share + float(high))
 

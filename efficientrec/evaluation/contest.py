@@ -113,7 +113,9 @@ class Contest:
             seconds=seconds,
         )
         assert entry.resampled is not None
-        self.progress(f"{name}: {self.split.criterion} {entry.resampled.mean[self.split.criterion]:.4f} on the test", 1.0)
+        self.progress(
+            f"{name}: {self.split.criterion} {entry.resampled.mean[self.split.criterion]:.4f} on the test", 1.0
+        )
         return entry
 
 

@@ -97,4 +97,4 @@ def _mixed(user: NDArray[np.integer], item: NDArray[np.uint64]) -> NDArray[np.ui
 
 
 def _unmet(data: TrainingData) -> NDArray[np.bool_]:
-    return np.bincount(data.item, minlength=len(data.items)) == 0
+    return np.asarray(np.bincount(data.item, minlength=len(data.items)) == 0)

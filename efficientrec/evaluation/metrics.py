@@ -117,9 +117,7 @@ def judged_precision(items: NDArray[np.int32], judged: Pairs, favoured: Pairs) -
     is held out, the share that he liked at all. Not a precision of the list: what he did not rate is left out, and a
     list drawn at random reaches the base rate."""
     shown = items[:, :JUDGED]
-    return Ratio(
-        favoured.has(shown).sum(axis=1).astype(np.float64), judged.has(shown).sum(axis=1).astype(np.float64)
-    )
+    return Ratio(favoured.has(shown).sum(axis=1).astype(np.float64), judged.has(shown).sum(axis=1).astype(np.float64))
 
 
 def base_rate(judged: Pairs, favoured: Pairs) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from efficientrec.errors import SettingInvalid
 from efficientrec.evaluation.judging import LIKED
-from efficientrec.evaluation.questions import Question, Split, asking, known_first, knowing
+from efficientrec.evaluation.questions import Question, Split, asking, knowing, known_first
 from efficientrec.training.data import TrainingData
 
 
@@ -56,9 +56,9 @@ def leave_one_out(data: TrainingData, seed: int, ordered: bool = True) -> Split:
     user, item = data.user[order], data.item[order]
     new = np.zeros(len(order), np.bool_)
     new[np.unique(user.astype(np.int64) * len(data.items) + item, return_index=True)[1]] = True
-    before = np.cumsum(new) - new  # new items before each event, of all users
+    before: NDArray[np.int64] = np.cumsum(new) - new  # new items before each event, of all users
     begin = np.searchsorted(user, user)
-    rank = before - before[begin]
+    rank: NDArray[np.int64] = before - before[begin]
     total = np.bincount(user[new], minlength=data.users)[user]
     left = np.empty(len(order), np.int64)  # how many new items the user has from here on, this one included
     left[order] = total - rank

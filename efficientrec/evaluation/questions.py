@@ -111,9 +111,7 @@ def asking(given: TrainingData, held_out: TrainingData, liked: NDArray[np.bool_]
         wanted=pairs(held_out.user[new & liked], held_out.item[new & liked]),
         met=pairs(given.user, given.item),
         judged=pairs(held_out.user[new], held_out.item[new]),
-        favoured=pairs(
-            held_out.user[new & (held_out.weight > 0)], held_out.item[new & (held_out.weight > 0)]
-        ),
+        favoured=pairs(held_out.user[new & (held_out.weight > 0)], held_out.item[new & (held_out.weight > 0)]),
     )
 
 

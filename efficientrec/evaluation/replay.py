@@ -137,7 +137,9 @@ class Replay:
                         found = self._leaks(question, events[some], whole.items[some], name)
                         leaks.refuse(found, f"the lists of {label}")
             self.progress(f"{name}: asked", (place + 1) / len(points))
-        return [self._entry(label, refresh, answer, events, tuned, seconds) for (label, refresh), answer in answers.items()]
+        return [
+            self._entry(label, refresh, answer, events, tuned, seconds) for (label, refresh), answer in answers.items()
+        ]
 
     def _leaks(self, question: Question, events: NDArray[np.int64], items: NDArray[np.int32], name: str) -> list[str]:
         assert question.known is not None
@@ -223,9 +225,7 @@ class Replay:
 
         middle, _ = prequential.bounds(self.stream)
         choosing = served.choosing(tuning.validation, CRITERION, VOICES_USERS, recipe.seed)
-        first, voices = fit(
-            tuning.train, recipe, version=f"{name}-{middle}", choosing=choosing, progress=progress
-        )
+        first, voices = fit(tuning.train, recipe, version=f"{name}-{middle}", choosing=choosing, progress=progress)
 
         @lru_cache(maxsize=1)
         def learned(point: int) -> Mapping[str, Asker]:

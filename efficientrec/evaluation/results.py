@@ -106,7 +106,10 @@ def scored(
 ) -> Entry:
     """The figures of an answer. learned: what the model learned from. unit (asked,): whose each list is, where a user
     is asked more than once."""
-    owners = np.bincount(np.unique(learned.user.astype(np.int64) * len(learned.items) + learned.item) % len(learned.items), minlength=len(learned.items))
+    owners = np.bincount(
+        np.unique(learned.user.astype(np.int64) * len(learned.items) + learned.item) % len(learned.items),
+        minlength=len(learned.items),
+    )
     users = len(np.unique(learned.user))
     rows = np.arange(len(question)) if unit is None else unit
     return Entry(

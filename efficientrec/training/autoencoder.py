@@ -98,12 +98,11 @@ class MultDAE:
         return found if judge is not None else Fit(Reconstruction.of(network), parameters)
 
 
-def _epoch(
-    network: Network, optimiser: torch.optim.Optimizer, liked: csr_matrix, generator: torch.Generator
-) -> None:
-    for users in torch.randperm(liked.shape[0], generator=generator).split(BATCH):
-        batch = torch.from_numpy(liked[users.numpy()].toarray())
+def _epoch(network: Network, optimiser: torch.optim.Optimizer, liked: csr_matrix, generator: torch.Generator) -> None:
+    order = torch.randperm(liked.shape[0], generator=generator).numpy()
+    for first in range(0, len(order), BATCH):
+        batch = torch.from_numpy(liked[order[first : first + BATCH]].toarray())
         loss = -(nn.functional.log_softmax(network(batch, generator), dim=1) * batch).sum(dim=1).mean()
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()

@@ -45,11 +45,13 @@ def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
     if settings.centres != "random" and int(intents.epochs) <= settings.warm_epochs:
         intents.group(sequences, draw)  # the best epoch was before there were any
     states = net.last_states(_sample(sequences, draw))
-    encoder = net.encoder(key_of(version), Vocabulary(data.items), settings.spread / max(_spread(net, states), 1e-6))
+    vectors = net.ranking_vectors()
+    scale = settings.spread / max(float(net.scores(states, vectors).std(dim=1).mean()), 1e-6)
+    encoder = net.encoder(key_of(version), Vocabulary(data.items), scale)
     return Learned(
         encoder=encoder,
         clusters=memberships(states, intents.centres.detach(), kept),
-        ranking_vectors=encoder.item_vectors,
+        ranking_vectors=np.ascontiguousarray(vectors.numpy()),
         ranking_places=np.zeros((len(data.items), 0), np.int32),
     )
 
@@ -63,10 +65,6 @@ def memberships(states: torch.Tensor, centres: torch.Tensor, kept: int) -> Clust
     steep = SURE / max(float((strongest[:, 0] - strongest[:, -1]).median()), 1e-3)
     weights: NDArray[np.float32] = np.ascontiguousarray((steep * directions).T.numpy())
     return Clusters(weights, np.full(len(centres), -steep * even, np.float32), kept)
-
-
-def _spread(net: SequenceNet, states: torch.Tensor) -> float:
-    return float(net.scores(states).std(dim=1).mean())
 
 
 def _sample(sequences: Sequences, draw: np.random.Generator) -> Sequences:

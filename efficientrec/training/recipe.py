@@ -69,10 +69,10 @@ class Recipe:
     head_users: int = 50_000
     """Users of whom the membership head learns, at most."""
 
-    transition_window: int = 5
+    transition_window: int = 10
     """Interactions after an item that are taken to follow it."""
-    transition_floor: float = 0.3
-    """Least that a transition counts, however its second item was liked."""
+    transition_backward: float = 0.5
+    """What an item that came before counts, against one that came after."""
     anchor_shortlist: int = 50
     """L': items that an item leads to."""
     popular: int = 200

@@ -114,7 +114,7 @@ def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         clusters=learned.clusters,
         cluster_shortlists=learned.cluster_shortlists or nothing(clusters),
         anchor_shortlists=transitions.shortlists(
-            data, recipe.transition_window, recipe.anchor_shortlist, recipe.transition_floor
+            data, recipe.transition_window, recipe.anchor_shortlist, recipe.transition_backward
         ),
         neighbour_shortlists=nothing(items),
         popular=np.argsort(-decayed, kind="stable")[: recipe.popular].astype(np.int32),

@@ -1,7 +1,8 @@
 """Shortlists of anchors: what tends to follow each item.
 
-Directed counts i → j over each user's interactions in time order, at most `window` apart, each divided by the distance;
-then by √(count of i), so that neither rare nor frequent anchors shout (sequential rules; see docs on anchors).
+Counts of i before j among each user's interactions in time order, at most `window` apart, each divided by the root of
+the distance; j before i counts `backward` as much, since people who meet two items together meet them in either order.
+Then divided by √(count of i), so that neither rare nor frequent anchors shout (sequential rules; see docs on anchors).
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from efficientrec.shortlists import Shortlists
 from efficientrec.training.data import TrainingData
 
 
-def shortlists(data: TrainingData, window: int, size: int, floor: float) -> Shortlists:
-    """The `size` items that most tend to follow each item of the vocabulary. What follows counts as it was liked, and
-    never less than `floor`: where a user goes next tells something even when it disappoints."""
+def shortlists(data: TrainingData, window: int, size: int, backward: float) -> Shortlists:
+    """The `size` items that most tend to follow each item of the vocabulary. How they were liked does not count: where
+    a user goes next tells as much when it disappoints."""
     items = len(data.items)
     order = np.argsort(data.user, kind="stable")
     user, item = data.user[order], data.item[order]
-    worth = np.maximum(data.weight[order], floor).astype(np.float64)
     total = csr_matrix((items, items), dtype=np.float64)
     for distance in range(1, window + 1):
         same = (user[:-distance] == user[distance:]) & (item[:-distance] != item[distance:])
         first, then = item[:-distance][same], item[distance:][same]
-        total = total + csr_matrix((worth[distance:][same] / distance, (first, then)), (items, items))
+        steps = csr_matrix((np.full(len(first), distance**-0.5), (first, then)), (items, items))
+        total = total + steps + backward * steps.T
     total.eliminate_zeros()
     count = np.bincount(item, minlength=items)
     total = csr_matrix(total.multiply(1 / np.sqrt(np.maximum(count, 1))[:, None]))

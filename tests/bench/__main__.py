@@ -18,6 +18,7 @@ from tests.bench import (
     flame,
     flood,
     guard,
+    intents,
     latency,
     machine,
     pieces,
@@ -43,6 +44,23 @@ class Broker(StrEnum):
 
 Output = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 On = Annotated[Broker, typer.Option("--broker", help="kafka needs KAFKA_HOME.")]
+
+
+@app.command("intents")
+def _intents(
+    output: Output = None,
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")] = SHIPPED,
+    variants: Annotated[list[str] | None, typer.Option("--variant", help="Only these; may be given again.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    epochs: Annotated[int, typer.Option(help="At most.")] = 60,
+) -> None:
+    """Ways to learn the intents of elcrec beside each other, leave one out."""
+    names = variants or list(intents.VARIANTS)
+    _report(output, tables.intents, lambda: {"variants": list(intents.measure(data, names, seed, epochs, _say))})
+
+
+def _say(step: str, share: float) -> None:
+    console.print(f"{step} {share:.0%}")
 
 
 @app.command("throughput")

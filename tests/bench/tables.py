@@ -58,6 +58,18 @@ def pieces(figures: dict[str, Any]) -> Iterator[Table | str]:
     yield f"{figures['encoder']}: {figures['row_bytes']:,.0f} bytes a row, {figures['candidates_ranked']:,.0f} ranked"
 
 
+def intents(figures: dict[str, Any]) -> Iterator[Table | str]:
+    names = ("encoder hr@5", "encoder ndcg@5", "encoder hr@20", "encoder ndcg@20", "intents hr@20", "intents ndcg@20")
+    for part in ("validation", "test"):
+        table = Table(part, *names, "intents in use", "likeness", "seconds")
+        for each in figures["variants"]:
+            found = each[part]
+            columns = [f"{found[name]:.4f}" for name in names]
+            use = (f"{found['intents in use']:.0f}", f"{found['likeness']:.2f}", f"{each['seconds']:.0f}")
+            table.add_row(each["variant"], *columns, *use)
+        yield table
+
+
 def soak(figures: dict[str, Any]) -> Iterator[Table | str]:
     table = Table("the worker's", "second tenth", "third tenth", "last tenth", "last to third")
     for name in ("rss", "anonymous", "state_bytes", "descriptors", "table_files"):

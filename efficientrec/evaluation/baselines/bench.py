@@ -87,7 +87,11 @@ class Bench:
         beta = max(scores, key=scores.__getitem__)
         self.progress(f"{name} beta={beta:g}: {self.split.criterion} {scores[beta]:.4f}", 1.0)
         return Chosen(
-            {**prefixed(BLENDS[name][0], first.parameters), **prefixed(BLENDS[name][1], second.parameters), "beta": beta},
+            {
+                **prefixed(BLENDS[name][0], first.parameters),
+                **prefixed(BLENDS[name][1], second.parameters),
+                "beta": beta,
+            },
             scores[beta],
             Blended(first.tuned, second.tuned, beta),
             Blended(first.final, second.final, beta),

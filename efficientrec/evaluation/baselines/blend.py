@@ -34,4 +34,4 @@ class Blended:
 def relative(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each row divided by its greatest value, where that is positive."""
     best = scores.max(axis=1, initial=0, keepdims=True)
-    return scores / np.where(best > 0, best, np.float32(1))
+    return np.asarray(scores / np.where(best > 0, best, 1), np.float32)

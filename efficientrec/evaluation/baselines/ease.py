@@ -1,6 +1,6 @@
 """EASE (arXiv 1905.03375): weights between items by ridge regression, in closed form.
 
-  P = (XᵀX + λI)⁻¹,   weight(i, j) = -P_ij / P_jj,   weight(i, i) = 0
+P = (XᵀX + λI)⁻¹,   weight(i, j) = -P_ij / P_jj,   weight(i, i) = 0
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEPT_BYTES = 3 * 2**30
 
 @dataclass(slots=True)
 class Inverses:
-    """Weights that were worked out before, the last few: the inverse is what takes time, and several methods want it."""
+    """The last weights that were worked out: the inverse is what takes time, and several methods want it."""
 
     kept: list[tuple[TrainingData, float, NDArray[np.float32]]] = field(default_factory=list)
 

@@ -1,6 +1,6 @@
 """ItemKNN: items resemble each other as far as they have users in common.
 
-  weight(i, j) = cooccurrence / (√(n_i n_j) + shrink)
+weight(i, j) = cooccurrence / (√(n_i n_j) + shrink)
 """
 
 from __future__ import annotations

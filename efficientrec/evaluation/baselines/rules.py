@@ -1,6 +1,6 @@
 """SR, sequential rules: what follows an item within a few steps, the nearer the more.
 
-  weight(i, j) = Σ 1 / distance over every time j followed i, divided by √n_i
+weight(i, j) = Σ 1 / distance over every time j followed i, divided by √n_i
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ def followers(data: TrainingData) -> csr_matrix:
     items = len(data.items)
     order = np.argsort(liked.user, kind="stable")
     user, item = liked.user[order], liked.item[order]
-    total = csr_matrix((items, items), dtype=np.float32)
+    first, then, worth = [], [], []
     for distance in range(1, WINDOW + 1):
         same = (user[:-distance] == user[distance:]) & (item[:-distance] != item[distance:])
-        first, then = item[:-distance][same], item[distance:][same]
-        total = total + csr_matrix((np.full(len(first), 1 / distance, np.float32), (first, then)), (items, items))
+        first.append(item[:-distance][same])
+        then.append(item[distance:][same])
+        worth.append(np.full(int(same.sum()), 1 / distance, np.float32))
+    pairs = (np.concatenate(first), np.concatenate(then))
+    total = csr_matrix((np.concatenate(worth), pairs), (items, items))  # those of one pair add up
     count = np.maximum(np.bincount(item, minlength=items), 1)
     return csr_matrix(total.multiply(1 / np.sqrt(count)[:, None]), dtype=np.float32)

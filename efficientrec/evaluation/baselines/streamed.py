@@ -90,7 +90,8 @@ class StreamedRules:
 
 def _known(question: Question, done: int) -> NDArray[np.int64]:
     known = question.known
-    assert known is not None and known[0] >= done, "a stream is asked in the order of time"
+    assert known is not None, "a stream knows when it is asked"
+    assert known[0] >= done, (int(known[0]), done)
     return known
 
 
@@ -141,8 +142,8 @@ def following(
     scores: NDArray[np.float32],
 ) -> None:
     """Takes in the events from `done` on, and fills scores (rows, items), zeros before, by the counts after known
-    (rows,) events; who has no history gets what is popular. begin, history_*: rows of what each user had liked. follows (items, items), count (items,), last
-    (users, WINDOW), newest first: changed."""
+    (rows,) events; who has no history gets what is popular. begin, history_*: rows of what each user had liked.
+    follows (items, items), count (items,), last (users, WINDOW), newest first: changed."""
     window = last.shape[1]
     for row in range(len(known)):
         while done < known[row]:
