@@ -1,4 +1,4 @@
-"""What `efficientrec tune` does: a search for a recipe, written to a file trial by trial, and gone on with from there."""
+"""What `efficientrec tune` does: a search for a recipe, written to a file trial by trial, and continued from there."""
 
 from __future__ import annotations
 

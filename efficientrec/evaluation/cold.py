@@ -38,7 +38,7 @@ def after(question: Question, likes: int) -> Question:
     count = np.diff(question.start)
     owner = np.repeat(np.arange(len(question)), count)
     liked = question.given.weight[question.event] > 0
-    before = np.cumsum(liked) - liked
+    before: NDArray[np.int64] = np.cumsum(liked) - liked
     rank = before - np.repeat(np.concatenate((before, [0]))[question.start[:-1]], count)
     return _keeping(question, owner, liked & (rank < likes))
 

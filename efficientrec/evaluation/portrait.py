@@ -15,7 +15,7 @@ from efficientrec.errors import TrainingImpossible
 from efficientrec.evaluation import bootstrap, cluster_map, cold, metrics, ranks, served, tradeoff
 from efficientrec.evaluation.baselines.baseline import Unfit
 from efficientrec.evaluation.baselines.bench import Bench
-from efficientrec.evaluation.contest import FOREVER_SECONDS, LIST_SIZE, VOICES_USERS
+from efficientrec.evaluation.contest import FOREVER_SECONDS, LIST_SIZE, VOICES_USERS, VOTES
 from efficientrec.evaluation.pairs import Pairs
 from efficientrec.evaluation.questions import Question, Split
 from efficientrec.evaluation.ranks import Answer, Scorer
@@ -100,7 +100,11 @@ class Portrait:
             question = whole if events is None else cold.after(whole, events)
             # With nothing to go by, only popularity has anything to say beside the demographics.
             asked = {name: scorer for name, scorer in beside.items() if events != 0 or name == "popularity"}
-            answers = {self.recipe.encoder: served.answer(model, question, LIST_SIZE)}
+            name = self.recipe.encoder
+            answers = {
+                label: served.answer(model, question, LIST_SIZE, exact)
+                for label, exact in ((name, True), (name + VOTES, False))
+            }
             answers |= {
                 name: ranks.answer(scorer, question, LIST_SIZE, self.recipe.seed) for name, scorer in asked.items()
             }

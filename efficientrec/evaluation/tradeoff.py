@@ -30,8 +30,13 @@ def variants(model: Model) -> Iterator[Served]:
         if count <= min(2 * kept, len(model.clusters)):
             yield Served("clusters kept", count, replace(model, clusters=_keeping(model, count)))
     for share in SHARES:
-        cut = {f"{voice}_shortlists": _first(lists, share) for voice, lists in model.shortlists.items()}
-        yield Served("share of each shortlist", share, replace(model, **cut))
+        shorter = replace(
+            model,
+            cluster_shortlists=_first(model.cluster_shortlists, share),
+            anchor_shortlists=_first(model.anchor_shortlists, share),
+            neighbour_shortlists=_first(model.neighbour_shortlists, share),
+        )
+        yield Served("share of each shortlist", share, shorter)
     blend = model.blend
     most = max(blend.anchors, blend.neighbours)
     for count in sorted({0, most, *COUNTS}):

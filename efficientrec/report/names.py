@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+SIGNED = "strong-signed"
 PROTOCOLS = {
     "strong": "Strong generalisation: users whom nobody has learned from",
+    SIGNED: "The same, learned from all ratings with their sign",
     "leave-one-out": "Leave one out: the last item of every user",
     "temporal": "Global split in time: what is liked later",
     "prequential": "Prequential replay: recommend first, learn after",
 }
 HEADLINES = {
     "strong": ("recall@20", "recall@50", "ndcg@100"),
+    SIGNED: ("recall@20", "recall@50", "ndcg@100"),
     "leave-one-out": ("hit_rate@5", "ndcg@5", "hit_rate@20", "ndcg@20"),
     "temporal": ("recall@20", "ndcg@20", "ndcg@100", "hit_rate@10"),
     "prequential": ("hit_rate@10", "ndcg@10", "mrr@10", "hit_rate@20"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
+from efficientrec.evaluation.bootstrap import Interval
 from efficientrec.report import plots, tables
 from efficientrec.report.markup import Markup, element, joined
-from efficientrec.report.names import HEADLINES, PROTOCOLS, metric_name, seconds
+from efficientrec.report.names import HEADLINES, PROTOCOLS, metric_name, number, seconds
 from efficientrec.report.style import STYLE
 from efficientrec.report.summary import COST, Summary, Told, summary
 
@@ -14,9 +16,21 @@ REFERENCES = ("ease", "mult-dae", "als", "itemknn")
 """Baselines that score every item, drawn as lines beside what few items give; the first two that there are."""
 LISTED_CLUSTERS = 20
 MARKS = (
-    "★ is the best of a column (of items scored, the fewest). ▲ and ▼ are significantly better and worse than the best baseline (paired bootstrap, "
-    "p < .05, in every run), ≈ is neither."
+    "★ is the best of a column (of items scored, the fewest). ▲ and ▼ are significantly better and worse than the best "
+    "baseline (paired bootstrap, p < .05, in every run), ≈ is neither."
 )
+ABOUT = (
+    "Every figure is of a test that no choice was made on, among all items, with no sampled negatives. Small figures "
+    "are 95% intervals: by bootstrap over users where there is one run, by Student over the seeds where there are more."
+)
+RANKED = "by which choices were made on validation, here on the test. Hollow squares are baselines."
+LEARNED = "What it takes to learn and to choose parameters, on the machine named at the end."
+FRESH = "Freshness against accuracy: one stream, its lists made before every event, at the full hour, or at midnight (UTC)."
+COST_TOLD = (
+    "Accuracy against items scored. One trained model; what is written at a point was changed when it served, nothing "
+    "was learned again. Shades are 95% intervals."
+)
+COLD = "New users after their first likes; what is asked for stays the same."
 
 
 def page(told: Sequence[Told], title: str, made: str) -> str:
@@ -36,9 +50,7 @@ def page(told: Sequence[Told], title: str, made: str) -> str:
         element("h1", title),
         element(
             "p",
-            f"{len(names)} data sets, {len(contests)} evaluations. Every figure is of a test that no choice was made on, "
-            "of all items, with no sampled negatives. Small figures are 95% intervals: by bootstrap over users where there is one "
-            "run, by Student over the seeds where there are several.",
+            f"{len(names)} data sets, {len(contests)} evaluations. {ABOUT}",
             class_="soft",
         ),
         element("nav", links, aria_label="Data sets"),
@@ -51,7 +63,7 @@ def page(told: Sequence[Told], title: str, made: str) -> str:
 
 def _data(name: str, told: Sequence[Told], place: int) -> Markup:
     """Everything of one data set."""
-    facts = next((run["facts"] for run in told if "facts" in run), {})
+    facts: Told = next((run["facts"] for run in told if "facts" in run), {})
     cards = [element("div", element("dt", what), element("dd", value)) for what, value in facts.items()]
     protocols = [protocol for protocol in PROTOCOLS if any(run["protocol"] == protocol for run in told)]
     summaries = {protocol: summary([run for run in told if run["protocol"] == protocol]) for protocol in protocols}
@@ -91,11 +103,11 @@ def _contest(told: Summary, name: str) -> Markup:
             "div",
             _figure(
                 plots.ranking(f"{name}-rank", told),
-                f"{metric_name(told.criterion)} by which choices were made on validation, here on the test. Hollow squares are baselines.",
+                f"{metric_name(told.criterion)}, {RANKED}",
             ),
             _figure(
                 plots.training_time(f"{name}-time", told),
-                "What it takes to learn and to choose parameters, on the machine below.",
+                LEARNED,
             ),
             _fresh(told, name),
             class_="pictures",
@@ -130,7 +142,7 @@ def _fresh(told: Summary, name: str) -> Markup | None:
     return joined(
         _figure(
             plots.freshness(f"{name}-fresh", told, metric),
-            "Freshness against accuracy: the same stream, with lists made before every event, at the full hour, or at midnight.",
+            FRESH,
         ),
         tables.table(f"{metric_name(metric)} by when lists are made.", head, rows),
     )
@@ -142,7 +154,10 @@ def _portrait(told: Told, strong: Summary | None, name: str) -> Markup:
         return joined(heading, element("p", f"Left out: {told['skipped']}.", class_="soft"))
     criterion, model = str(told["criterion"]), str(told["model"])
     sizes = told["sizes"]
-    learned = f"Learned in {seconds(float(told['training_seconds']))}, seed {told['seed']}; asked are {sizes['test_users']:,} users whom it has not seen."
+    learned = (
+        f"Learned in {seconds(float(told['training_seconds']))}, seed {told['seed']}; asked: {sizes['test_users']:,} "
+        "users whom it has not seen."
+    )
     return joined(
         heading,
         element("p", learned, class_="soft"),
@@ -152,12 +167,11 @@ def _portrait(told: Told, strong: Summary | None, name: str) -> Markup:
                 plots.tradeoff(
                     f"{name}-cost", told["tradeoff"], criterion, _whole(strong, criterion), int(sizes["items"])
                 ),
-                "Accuracy against items scored. One trained model; what is written at a point was changed when it "
-                "served, nothing was learned again. Shades are 95% intervals.",
+                COST_TOLD,
             ),
             _figure(
                 plots.cold_users(f"{name}-cold", told["cold_users"], "recall@20"),
-                "New users after their first likes; what is asked for stays the same.",
+                COLD,
             ),
             class_="pictures",
         ),
@@ -220,9 +234,10 @@ def _new(told: Told, model: str) -> Markup:
     if "skipped" in told:
         return element("p", f"New items left out: {told['skipped']}.", class_="soft")
     caption = (
-        f"New items: {told['items']:,} described items, drawn, were taken out of all interactions before learning. Lists of these "
-        f"alone, for {told['users']:,} users who liked {told['targets']:,} of them. By features alone every new item is scored; "
-        f"through shortlists only those that {model} nominates; among all items they compete with the whole catalogue."
+        f"New items: {told['items']:,} described items, drawn, were taken out of all interactions before learning. "
+        f"Lists of these alone, for {told['users']:,} users who liked {told['targets']:,} of them. By features alone "
+        f"every new item is scored; through shortlists only those that {model} nominates; among all items they compete "
+        "with the whole catalogue."
     )
     return tables.answers(told["models"], ("hit_rate@10", "recall@20", "ndcg@20"), caption)
 
@@ -243,7 +258,7 @@ def _clusters(clusters: Sequence[Told]) -> Markup:
 
 def _repeat(told: Sequence[Told]) -> Markup:
     """How to get all this again, and on what it was got."""
-    commands = list(dict.fromkeys(str(run["command"]) for run in told if run.get("command")))
+    commands = list(dict.fromkeys(shlex.join(run["command"]) for run in told if "command" in run))
     machines: dict[str, dict[str, object]] = {}
     for run in told:
         if "machine" in run:
@@ -261,8 +276,8 @@ def _value(figures: Told, metric: str) -> Markup:
     if metric not in figures:
         return element("td", "–", class_="number")
     value = figures[metric]
-    interval = tables.Interval(value["mean"], value["low"], value["high"])
-    return element("td", tables.number(metric, interval.mean), tables.between(metric, interval), class_="number")
+    interval = Interval(value["mean"], value["low"], value["high"])
+    return element("td", number(metric, interval.mean), tables.between(metric, interval), class_="number")
 
 
 def _figure(picture: Markup | None, caption: str) -> Markup | None:

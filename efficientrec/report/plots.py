@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -60,7 +61,9 @@ def training_time(name: str, summary: Summary) -> Markup | None:
         axes.set_xlabel("training and choosing of parameters")
         axes.set_ylabel(metric_name(summary.criterion))
 
-    return picture(name, f"{metric_name(summary.criterion)} against training time of {len(rows)} models", draw, SMALL, 3.9)
+    return picture(
+        name, f"{metric_name(summary.criterion)} against training time of {len(rows)} models", draw, SMALL, 3.9
+    )
 
 
 def tradeoff(
@@ -83,7 +86,12 @@ def tradeoff(
             axes.plot(x, y, color=SERIES[place], marker=MARKERS[place], markersize=5, label=knob)
             for point, at, height in zip(mine, x, y, strict=True):
                 axes.annotate(
-                    f"{point['value']:g}", (at, height), (0, -11 if place == 0 else 5), textcoords="offset points", ha="center", fontsize=7.5
+                    f"{point['value']:g}",
+                    (at, height),
+                    (0, -11 if place == 0 else 5),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7.5,
                 )
         for place, (other, value) in enumerate(whole.items()):
             axes.axhline(value, color=INK, linewidth=1, linestyle=("--", ":", "-.")[place % 3], alpha=0.7)
@@ -100,7 +108,9 @@ def tradeoff(
         axes.set_ylabel(metric_name(criterion))
         axes.legend(loc="lower right")
 
-    return picture(name, f"{metric_name(criterion)} against items scored, served with more or fewer candidates", draw, SMALL, 4.0)
+    return picture(
+        name, f"{metric_name(criterion)} against items scored, served with more or fewer candidates", draw, SMALL, 4.0
+    )
 
 
 def cold_users(name: str, points: Sequence[Told], metric: str) -> Markup | None:
@@ -163,9 +173,7 @@ def cluster_map(name: str, clusters: Sequence[Told]) -> Markup | None:
         x, y = (np.array([float(cluster[axis]) for cluster in clusters]) for axis in ("x", "y"))
         members = np.array([float(cluster["members"]) for cluster in clusters])
         size = 8 + 500 * members / members.max()
-        axes.scatter(
-            x, y, s=size, color=SERIES[0], alpha=0.35, edgecolors=INK, linewidths=0.5
-        )
+        axes.scatter(x, y, s=size, color=SERIES[0], alpha=0.35, edgecolors=INK, linewidths=0.5)
         axes.margins(0.12)
         labels = list(_named(clusters))
         points = list(zip(x.tolist(), y.tolist(), strict=True))
@@ -231,7 +239,7 @@ def _named(clusters: Sequence[Told]) -> Iterator[str]:
         yield _short(own)
 
 
-def _look(row: Row) -> dict[str, str]:
+def _look(row: Row) -> dict[str, Any]:
     """Baselines are hollow squares."""
     if row.baseline:
         return {"color": SERIES[5], "marker": "s", "markerfacecolor": "none"}

@@ -34,7 +34,7 @@ class Run:
 
     def file(self, results: Path) -> Path:
         what = f"{PORTRAIT}-{self.models[0]}" if self.protocol == PORTRAIT else self.protocol
-        return results / f"{self.data.resolve().name}.{what}.{self.seed}.json"
+        return results / f"{name_of(self.data)}.{what}.{self.seed}.json"
 
     def done(self, results: Path) -> bool:
         """Whether its file is there and has every model that is asked for."""
@@ -49,26 +49,31 @@ Runner = Callable[[Run], Told]
 """Runs one evaluation. Raises TrainingImpossible or SettingInvalid where the data do not suit the protocol."""
 
 
+def name_of(data: Path) -> str:
+    """What a data set is called, as datasets.read_dataset calls it."""
+    return data.resolve().name.partition(".")[0]
+
+
 def wanted(
     data: Sequence[Path], protocols: Sequence[str], models: Sequence[str], encoders: Sequence[str], seeds: Sequence[int]
 ) -> list[Run]:
     """Every run, those of one data set together; a portrait is drawn of each encoder among the models, by the first
     seed alone."""
-    names = [folder.resolve().name for folder in data]
+    names = [name_of(each) for each in data]
     for name in names:
         if names.count(name) > 1:
             raise SettingInvalid(f"two data sets are called {name}; their results would overwrite each other")
     runs = []
-    for folder in data:
+    for each in data:
         for protocol in protocols:
             if protocol == PORTRAIT:
                 runs += [
-                    Run(data=folder, protocol=protocol, seed=seeds[0], models=(name,))
+                    Run(data=each, protocol=protocol, seed=seeds[0], models=(name,))
                     for name in encoders
                     if name in models
                 ]
             else:
-                runs += [Run(data=folder, protocol=protocol, seed=seed, models=tuple(models)) for seed in seeds]
+                runs += [Run(data=each, protocol=protocol, seed=seed, models=tuple(models)) for seed in seeds]
     return runs
 
 
@@ -77,14 +82,14 @@ def complete(runs: Sequence[Run], results: Path, runner: Runner, progress: Calla
     or lack, is noted in its file, and the others go on."""
     results.mkdir(parents=True, exist_ok=True)
     for folder in dict.fromkeys(run.data for run in runs):
-        file = results / f"{folder.resolve().name}.{FACTS}.json"
+        file = results / f"{name_of(folder)}.{FACTS}.json"
         if not file.is_file():
             dataset = read_dataset(folder)
             write(file, {"data": dataset.name, "protocol": FACTS, "seed": 0, "facts": facts.of(dataset)})
     left = [run for run in runs if not run.done(results)]
     for place, run in enumerate(left):
         progress(f"{run.file(results).name}, run {place + 1} of {len(left)}", place / len(left))
-        told: dict[str, Any] = {"data": run.data.resolve().name, "protocol": run.protocol, "seed": run.seed}
+        told: dict[str, Any] = {"data": name_of(run.data), "protocol": run.protocol, "seed": run.seed}
         if run.protocol == PORTRAIT:
             told["model"] = run.models[0]
         try:

@@ -25,7 +25,8 @@ nav a { display: inline-block; padding: .25rem .7rem; border: 1px solid var(--fa
   background: var(--card); text-decoration: none; }
 a { color: var(--accent); }
 a:focus-visible, summary:focus-visible, .wide:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-.wide { overflow-x: auto; margin: .8rem 0; background: var(--card); border: 1px solid var(--faint); border-radius: .5rem; }
+.wide { overflow-x: auto; margin: .8rem 0;
+  background: var(--card); border: 1px solid var(--faint); border-radius: .5rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .7rem .8rem .5rem; color: var(--soft); font-size: .9rem; caption-side: top; }
 th, td { padding: .42rem .8rem; text-align: left; vertical-align: top; border-top: 1px solid var(--faint); }
@@ -39,17 +40,20 @@ td.best strong { font-weight: 700; }
   white-space: nowrap; }
 abbr { text-decoration: none; }
 abbr.better { color: var(--good); } abbr.worse { color: var(--bad); } abbr.even { color: var(--soft); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem; align-items: start; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem;
+  align-items: start; }
 figure { margin: .8rem 0; padding: .8rem; background: var(--card); border: 1px solid var(--faint); border-radius: .5rem;
   overflow-x: auto; }
 figure svg { display: block; width: 100%; min-width: 26rem; height: auto; max-height: 44rem; }
 figure svg text { font-family: inherit !important; }
 figcaption { font-size: .9rem; margin-top: .5rem; max-width: 46rem; }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); }
-pre { overflow-x: auto; padding: .7rem .9rem; background: var(--card); border: 1px solid var(--faint); border-radius: .5rem;
+pre { overflow-x: auto; padding: .7rem .9rem;
+  background: var(--card); border: 1px solid var(--faint); border-radius: .5rem;
   font-size: .85rem; }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; margin: .8rem 0; padding: 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; margin: .8rem 0;
+  padding: 0; }
 .cards div { background: var(--card); border: 1px solid var(--faint); border-radius: .5rem; padding: .5rem .8rem; }
 .cards dt { font-size: .8rem; color: var(--soft); } .cards dd { margin: 0; font-weight: 600; }
 footer { padding: 2rem 1.1rem 3rem; color: var(--soft); font-size: .9rem; }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from efficientrec.evaluation.bootstrap import Interval
 from efficientrec.report.markup import Markup, element, joined
@@ -86,7 +86,13 @@ def _told(metric: str, value: Told, best: bool) -> Markup:
 
 def pairs(caption: str, values: Told) -> Markup:
     """Names and values."""
-    return table(caption, ["", "value"], [[name, str(value)] for name, value in values.items()])
+    return table(caption, ["", "value"], [[name, _plain(value)] for name, value in values.items()])
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    return str(value)
 
 
 def _model(row: Row) -> Markup:
