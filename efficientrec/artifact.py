@@ -65,6 +65,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     clusters: int
     clusters_kept: int
     blend: dict[str, int | float]
+    votes: dict[str, int | float] | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +125,7 @@ def save(
             clusters=len(clusters),
             clusters_kept=clusters.kept,
             blend=asdict(model.blend),
+            votes=None if model.votes is None else asdict(model.votes),
         ),
         settings=settings,
         scores=scores,
@@ -235,6 +237,7 @@ def _assemble(
         ranking_places=weights["ranking_places"],
         item_bias=weights["item_bias"],
         blend=msgspec.convert(parameters.blend, Blend, strict=False),
+        votes=None if parameters.votes is None else msgspec.convert(parameters.votes, Blend, strict=False),
     )
 
 

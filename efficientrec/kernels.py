@@ -373,6 +373,7 @@ def vote_and_rank(
     cluster_weight: np.float32,
     anchor_weights: NDArray[np.float32],
     neighbour_weights: NDArray[np.float32],
+    nominees: int,
     owner_items: NDArray[np.int32],
     owner_scores: NDArray[np.float32],
     anchor_items: NDArray[np.int32],
@@ -400,7 +401,8 @@ def vote_and_rank(
     """Votes, exclusions, exact scores and the best N, one user after another; steps as in recommend.py.
 
     clusters, memberships (users, c). anchor_weights (a,), neighbour_weights (n,): of the votes for what tends to follow
-    the newest interaction and for what resembles it, of those of the one before it, …
+    the newest interaction and for what resembles it, of those of the one before it, … nominees: of what resembles an
+    interaction, so many become candidates; the others only add to the votes of those that there are.
     owner_*, anchor_*, neighbour_* (owners, L): shortlists, best first, -1 for none. popular (p,): for who has too few
     candidates. item_places (items, K): which columns of taste the columns of item_vectors are compared with; None where
     they are multiplied, for which numba compiles a kernel of its own.
@@ -425,7 +427,8 @@ def vote_and_rank(
         # 1. Votes add up; each candidate remembers its strongest cluster and its strongest anchor.
         count = 0
         anchored, befriended = min(anchors, row.events), min(neighbours, row.events)
-        for column in range(voters + anchored + befriended):
+        for column in range(voters + anchored + 2 * befriended):
+            nominating, first = True, 0
             if column < voters:
                 side, owner = 0, np.int64(clusters[user, column])
                 listed, credit = owner_items[owner], owner_scores[owner]
@@ -435,6 +438,9 @@ def vote_and_rank(
                 following = back < anchored
                 if not following:
                     back -= anchored
+                    nominating = back < befriended
+                    if not nominating:
+                        back -= befriended
                 slot = (np.int64(row.events) - 1 - back) % len(row.ring_item)
                 side, owner = 1, _place_of(row.ring_item[slot], table, place)
                 if owner < 0 or row.ring_weight[slot] < 0:
@@ -443,10 +449,16 @@ def vote_and_rank(
                     listed, credit, share = anchor_items[owner], anchor_scores[owner], anchor_weights[back]
                 else:
                     listed, credit, share = neighbour_items[owner], neighbour_scores[owner], neighbour_weights[back]
-            for rank in range(len(listed)):
+                    if nominating:
+                        listed = listed[:nominees]
+                    else:
+                        first = min(nominees, len(listed))
+            for rank in range(first, len(listed)):
                 item = listed[rank]
                 if item < 0:
                     break
+                if not nominating and place_of[item] < 0:
+                    continue
                 vote = share * credit[rank]
                 if item_places is not None and column < voters:
                     vote = cluster_weight * min(memberships[user, column], credit[rank])

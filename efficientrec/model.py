@@ -35,6 +35,8 @@ class Blend:
     neighbours: int = 0
     """How many of the last interactions vote so; at most profile.RING_SIZE."""
     neighbour_decay: float = 1.0
+    neighbour_nominees: int = 1000
+    """How many of the items that one resembles become candidates; the others only add to the votes of candidates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,8 @@ class Model:
     item_bias: NDArray[np.float32]
     """(items,)"""
     blend: Blend
+    votes: Blend | None = None
+    """How the voices are weighed where votes alone rank; None: the same."""
 
     def check(self) -> None:
         """Raises ArtifactMismatch when the parts do not fit each other or the kernels; says which.
@@ -114,15 +118,18 @@ class Model:
             within = not chosen.size or (chosen.min() >= least and chosen.max() < most)
             self._expect(within, f"{name} names what does not exist", f"{least} to {most - 1}")
         self._expect(encoder.width <= STATE_MAX, f"the state has {encoder.width} floats", f"at most {STATE_MAX}")
-        kept, blend = self.clusters.kept, self.blend
+        kept = self.clusters.kept
         self._expect(0 < kept <= owners, f"{kept} clusters are kept", f"1 to {owners}")
-        for name, count in (("anchors", blend.anchors), ("neighbours", blend.neighbours)):
-            self._expect(0 <= count <= RING_SIZE, f"blend.{name} is {count}", f"0 to {RING_SIZE}")
-        for name, decay in (("anchor_decay", blend.anchor_decay), ("neighbour_decay", blend.neighbour_decay)):
-            self._expect(0 <= decay <= 1, f"blend.{name} is {decay}", "0 to 1")
-        for name in ("cluster_weight", "anchor_weight", "neighbour_weight"):
-            weight = getattr(blend, name)
-            self._expect(0 <= weight < math.inf, f"blend.{name} is {weight}", "a number that is not negative")
+        for name, blend in (("blend", self.blend), ("votes", self.votes or self.blend)):
+            for field, count in (("anchors", blend.anchors), ("neighbours", blend.neighbours)):
+                self._expect(0 <= count <= RING_SIZE, f"{name}.{field} is {count}", f"0 to {RING_SIZE}")
+            nominees = blend.neighbour_nominees
+            self._expect(nominees >= 0, f"{name}.neighbour_nominees is {nominees}", "0 or more")
+            for field, decay in (("anchor_decay", blend.anchor_decay), ("neighbour_decay", blend.neighbour_decay)):
+                self._expect(0 <= decay <= 1, f"{name}.{field} is {decay}", "0 to 1")
+            for field in ("cluster_weight", "anchor_weight", "neighbour_weight"):
+                weight = getattr(blend, field)
+                self._expect(0 <= weight < math.inf, f"{name}.{field} is {weight}", "a number that is not negative")
 
     @property
     def shortlists(self) -> dict[str, Shortlists]:

@@ -76,12 +76,14 @@ def recommend(
         part=np.empty((users, size, 2), np.float32),
         ranked=np.empty(users, np.int32),
     )
+    blend = model.blend if exact or model.votes is None else model.votes
     kernels.vote_and_rank(
         clusters,
         memberships,
-        np.float32(model.blend.cluster_weight),
-        _fading(model.blend.anchor_weight, model.blend.anchor_decay, model.blend.anchors),
-        _fading(model.blend.neighbour_weight, model.blend.neighbour_decay, model.blend.neighbours),
+        np.float32(blend.cluster_weight),
+        _fading(blend.anchor_weight, blend.anchor_decay, blend.anchors),
+        _fading(blend.neighbour_weight, blend.neighbour_decay, blend.neighbours),
+        blend.neighbour_nominees,
         model.cluster_shortlists.items,
         model.cluster_shortlists.scores,
         model.anchor_shortlists.items,

@@ -200,7 +200,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return build(WORLD, RECIPE, "v", lambda step, share: None)[0]
+    return build(WORLD, RECIPE, "v", lambda step, share: None).model
 
 
 def test_a_model_of_the_cycles_recommends_what_comes_next(model: Model) -> None:

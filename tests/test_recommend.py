@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,7 @@ from tests.toy import (
     toy_model,
     view,
 )
+from tests.toy_elfm import random_elfm
 
 MODEL = toy_model()
 USERS = ["anna", "ben", "clara"]
@@ -204,7 +206,11 @@ def plain_list(
     """Every candidate of one user that may be listed, with its score, and how many of them there are, step by step."""
     vector = model.encoder.vector(rows)[user].astype(float)
     taste = model.encoder.taste(rows)[user].astype(float)
-    logits = vector @ sigmoid(model).weights.astype(float) + sigmoid(model).bias
+    is_local = model.ranking_places.shape[1] > 0
+    if is_local:
+        memberships = vector
+    else:
+        memberships = 1 / (1 + np.exp(-(vector @ sigmoid(model).weights.astype(float) + sigmoid(model).bias)))
     votes: dict[int, float] = {}
 
     def vote(items: list[int], scores: list[float], share: float) -> None:
@@ -212,9 +218,10 @@ def plain_list(
             if item >= 0:
                 votes[item] = votes.get(item, 0.0) + share * score
 
-    for cluster in sorted(range(len(logits)), key=lambda c: -logits[c])[: model.clusters.kept]:
-        share = model.blend.cluster_weight / (1 + math.exp(-logits[cluster]))
-        vote(model.cluster_shortlists.items[cluster].tolist(), model.cluster_shortlists.scores[cluster].tolist(), share)
+    for cluster in np.argsort(-memberships, kind="stable")[: model.clusters.kept].tolist():
+        p, scores = memberships[cluster], model.cluster_shortlists.scores[cluster].astype(float)
+        given = np.minimum(p, scores) if is_local else p * scores
+        vote(model.cluster_shortlists.items[cluster].tolist(), given.tolist(), model.blend.cluster_weight)
     events = int(rows.events[user])
     blend = model.blend
     for lists, count, share, decay in (
@@ -237,10 +244,13 @@ def plain_list(
         kept.update({item: 0.0 for item in model.popular.tolist() if allowed(item) and item not in kept})
     if exact:
         for item in kept:
-            kept[item] += float(taste @ model.ranking_vectors[item].astype(float)) + float(model.item_bias[item])
+            fit, places = model.ranking_vectors[item].astype(float), model.ranking_places[item]
+            fit = np.minimum(taste[places[places >= 0]], fit[places >= 0]) if is_local else taste * fit
+            kept[item] += float(fit.sum()) + float(model.item_bias[item])
     return kept, len(kept)
 
 
+@pytest.mark.parametrize("make", [random_model, random_elfm])
 @given(
     st.integers(0, 2**32 - 1),
     strategies.histories(),
@@ -249,9 +259,9 @@ def plain_list(
     st.booleans(),
 )
 def test_lists_equal_those_of_a_plain_twin(
-    seed: int, acts: list[Act], size: int, blocked: set[int], exact: bool
+    make: Callable[..., Model], seed: int, acts: list[Act], size: int, blocked: set[int], exact: bool
 ) -> None:
-    model = random_model(seed, items=40)
+    model = make(seed, items=40)
     rows = profile.fold(profile.empty(3), run_of(acts, users=USERS), model.encoder).rows
     mask = np.isin(np.arange(40), list(blocked))
 

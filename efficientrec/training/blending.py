@@ -2,80 +2,162 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
+from efficientrec.evaluation import histories
 from efficientrec.model import Blend, Model
+from efficientrec.recommend import recommend
+from efficientrec.shortlists import Shortlists
+from efficientrec.training.data import TrainingData
 from efficientrec.training.recipe import Recipe
 from efficientrec.training.trials import Judged
+
+UNIT_USERS = 300
+UNIT_ITEMS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voices:
-    """What is chosen after the model's arrays are learned."""
+    """What is chosen after the model's arrays are learned. Weights are in units of what tells the better from the best
+    among a user's items, so that the same ones suit every encoder."""
 
-    cluster_weight: float = 0.01
-    anchor_weight: float = 0.1
+    cluster_weight: float = 0.05
+    anchor_weight: float = 0.3
     anchors: int = 8
-    anchor_decay: float = 0.9
-    popularity: float = 0.05
+    anchor_decay: float = 0.8
+    neighbour_weight: float = 0.1
+    neighbours: int = 8
+    neighbour_decay: float = 0.9
+    neighbour_nominees: int = 4
+    popularity: float = 0.1
     """What the most popular item of the moment gains over one that nobody touches."""
     dislike: float = 0.0
     """γ: how much a dislike takes from the taste that a like gives."""
+    alone: Voices | None = None
+    """The voices where votes alone rank; None: as ALONE has them."""
 
 
-GRID: dict[str, tuple[float, ...]] = {
-    "anchor_weight": (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
-    "cluster_weight": (0.002, 0.01, 0.05, 0.1, 0.2),  # never 0: a cluster that nominates an item is also its reason
-    "popularity": (0.0, 0.02, 0.05, 0.1, 0.2),
-    "anchor_decay": (0.6, 0.7, 0.8, 0.9, 0.95),
-    "anchors": (1, 4, 8, 16, 32),
+ALONE = Voices(cluster_weight=2.0, anchor_weight=0.3, neighbour_weight=1.0, neighbours=64, neighbour_decay=1.0)
+"""What votes weigh where they alone rank."""
+Grid = Mapping[str, tuple[float, ...]]
+GRID: Grid = {
+    "anchor_weight": (0.0, 0.1, 0.3, 1.0, 3.0),
+    "neighbour_weight": (0.0, 0.03, 0.1, 0.3, 1.0, 3.0),
+    "cluster_weight": (0.01, 0.05, 0.2, 1.0),  # never 0: a cluster that nominates an item is also its reason
+    "popularity": (0.0, 0.1, 0.3, 1.0),
+    "neighbour_nominees": (0, 1, 4, 16, 100),
+    "neighbours": (2, 8, 16, 32, 64),
+    "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
+    "anchors": (1, 4, 8, 16),
+    "neighbour_decay": (0.5, 0.7, 0.9, 1.0),
     "dislike": (0.0, 0.25, 0.5, 1.0),
+}
+GRID_ALONE: Grid = {
+    "cluster_weight": (0.2, 0.5, 1.0, 2.0, 4.0, 8.0),
+    "anchor_weight": (0.0, 0.1, 0.3, 1.0, 3.0),
+    "neighbour_nominees": (0, 1, 2, 4, 16, 100),
+    "neighbour_decay": (0.7, 0.9, 1.0),
+    "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
 }
 SWEEPS = 2
 WORTH = 0.002  # relative gain below which a change is noise and is not made
 
 
-def applied(model: Model, voices: Voices, popularity: NDArray[np.float64]) -> Model:
-    """The model with these voices. popularity (items,): in [0, 1]."""
-    encoder = model.encoder
-    return replace(
-        model,
-        encoder=replace(encoder, dislike=voices.dislike) if isinstance(encoder, EfficientRecEncoder) else encoder,
-        item_bias=(voices.popularity * popularity).astype(np.float32),
-        blend=Blend(
-            cluster_weight=voices.cluster_weight,
-            anchor_weight=voices.anchor_weight,
-            anchors=int(voices.anchors),
-            anchor_decay=voices.anchor_decay,
-        ),
+@dataclass(frozen=True, slots=True)
+class Unvoiced:
+    """A model whose voices are yet to be chosen."""
+
+    model: Model
+    popularity: NDArray[np.float64]
+    """(items,) in [0, 1]."""
+    unit: float
+    """What tells the better from the best among a user's items: the deviation of his UNIT_ITEMS best exact scores."""
+
+    def speaking(self, voices: Voices) -> Model:
+        """The model with these voices."""
+        encoder = self.model.encoder
+        return replace(
+            self.model,
+            encoder=replace(encoder, dislike=voices.dislike) if isinstance(encoder, EfficientRecEncoder) else encoder,
+            item_bias=(voices.popularity * self.unit * self.popularity).astype(np.float32),
+            blend=_blend(voices, self.unit),
+            votes=_blend(voices.alone or ALONE, self.unit),
+        )
+
+    def silent(self, alone: Voices) -> Model:
+        """The model with these votes and nothing else."""
+        model = self.model
+        zeros = np.zeros_like(model.ranking_vectors)
+        return replace(model, blend=_blend(alone, self.unit), ranking_vectors=zeros, item_bias=0 * model.item_bias)
+
+
+def _blend(voices: Voices, unit: float) -> Blend:
+    return Blend(
+        cluster_weight=voices.cluster_weight * unit,
+        anchor_weight=voices.anchor_weight * unit,
+        anchors=int(voices.anchors),
+        anchor_decay=voices.anchor_decay,
+        neighbour_weight=voices.neighbour_weight * unit,
+        neighbours=int(voices.neighbours),
+        neighbour_decay=voices.neighbour_decay,
+        neighbour_nominees=int(voices.neighbour_nominees),
     )
 
 
-def choose(model: Model, popularity: NDArray[np.float64], judged: Judged, recipe: Recipe) -> Voices:
-    """The voices with the best NDCG: one after another is tried at a few values, for two rounds.
+def unvoiced(model: Model, popularity: NDArray[np.float64], data: TrainingData, seed: int) -> Unvoiced:
+    """The model with votes that hardly count; data: that it was learned from."""
+    present = np.unique(data.user)
+    chosen = np.sort(np.random.default_rng(seed).choice(present, min(UNIT_USERS, len(present)), replace=False))
+    event = np.flatnonzero(np.isin(data.user, chosen))
+    user = np.searchsorted(chosen, data.user[event]).astype(np.int32)
+    rows = histories.folded(model, data, user, event.astype(np.int64), len(chosen), chosen.astype(np.int32))
+    quiet = Unvoiced(model, popularity, 1e-6)
+    scores = recommend(quiet.speaking(Voices()), rows, UNIT_ITEMS).scores
+    return replace(quiet, unit=max(float(np.median(scores.std(axis=1))), 1e-6))
+
+
+def leveled(lists: Shortlists) -> Shortlists:
+    """The shortlists with scores on a scale on which the first of a list, on average, has 1."""
+    first = lists.scores[:, 0][lists.scores[:, 0] > 0] if lists.scores.size else lists.scores.ravel()
+    return Shortlists(lists.items, lists.scores / np.float32(first.mean() if len(first) else 1))
+
+
+def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
+    """The voices with the best NDCG beside exact scores, and alone.
 
     judged: held-out scores of a model, the longest NDCG last. What scores more items for a list than the recipe allows
     is marked down by as much.
     """
-    voices = Voices()
-    limit = max(recipe.scored_min, recipe.scored_share * len(model.items))
-    tried: dict[Voices, float] = {}
+    limit = max(recipe.scored_min, recipe.scored_share * len(model.model.items))
 
-    def worth(candidate: Voices) -> float:
-        if candidate not in tried:
-            scores = judged(applied(model, candidate, popularity))
-            gain = [value for name, value in scores.items() if name.startswith("ndcg@")][-1]
-            tried[candidate] = gain * min(1.0, limit / max(scores["items_scored"], 1.0))
-        return tried[candidate]
+    def worth(voiced: Model) -> float:
+        scores = judged(voiced)
+        gain = [value for name, value in scores.items() if name.startswith("ndcg@")][-1]
+        return gain * min(1.0, limit / max(scores["items_scored"], 1.0))
 
+    voices = _climbed(Voices(), GRID, lambda candidate: worth(model.speaking(candidate)))
+    start = replace(ALONE, anchors=voices.anchors, popularity=voices.popularity)
+    alone = _climbed(start, GRID_ALONE, lambda candidate: worth(model.silent(candidate)))
+    return replace(voices, alone=alone)
+
+
+def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Voices:
+    """The best voices that can be reached by changing one after another, for SWEEPS rounds."""
+    tried = {voices: worth(voices)}
     for _ in range(SWEEPS):
-        for name, values in GRID.items():
+        before = voices
+        for name, values in grid.items():
             for value in values:
-                candidate = Voices(**{**asdict(voices), name: value})
-                if worth(candidate) > worth(voices) * (1 + WORTH):
+                candidate = replace(voices, **{name: value})
+                if candidate not in tried:
+                    tried[candidate] = worth(candidate)
+                if tried[candidate] > tried[voices] * (1 + WORTH):
                     voices = candidate
+        if voices == before:
+            break
     return voices

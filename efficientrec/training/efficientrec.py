@@ -10,7 +10,7 @@ from efficientrec.clusters import Clusters
 from efficientrec.encoders.efficientrec import EfficientRecEncoder
 from efficientrec.interactions import key_of, keys_of
 from efficientrec.profile import TRAITS_MAX
-from efficientrec.training import memberships, ranking
+from efficientrec.training import memberships, neighbours, ranking
 from efficientrec.training.data import TrainingData
 from efficientrec.training.descriptions import token_matrix
 from efficientrec.training.learned import Learned, Progress
@@ -23,7 +23,8 @@ def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
     """An encoder of everything in data, and the clusters that its vectors fall into."""
     progress("ranking", 0.0)
     tokens = token_matrix(data.tokens, recipe.token_items_min, recipe.tokens_max)
-    closed = ranking.fit(positive(signed(data, None)), tokens, recipe)
+    weights = neighbours.fit(positive(signed(data, None)), tokens, recipe)
+    closed = ranking.fit(weights, tokens, recipe)
 
     progress("memberships", 0.0)
     trait_keys, traits = _traits(data)
@@ -55,6 +56,7 @@ def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         clusters=Clusters(head.cluster_weights, head.cluster_bias, min(recipe.clusters_kept, clusters // 2)),
         ranking_vectors=closed.ranking_vectors,
         ranking_places=np.zeros((len(data.items), 0), np.int32),
+        neighbour_shortlists=neighbours.shortlists(weights, recipe.neighbour_shortlist),
     )
 
 

@@ -28,6 +28,8 @@ class Learned:
     ranking_places: NDArray[np.int32]
     cluster_shortlists: Shortlists | None = None
     """None: what the members of the clusters like."""
+    neighbour_shortlists: Shortlists | None = None
+    """None: by weights between items that are learned for this."""
 
 
 Learner = Callable[[TrainingData, Recipe, str, Progress], Learned]

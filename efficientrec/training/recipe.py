@@ -35,12 +35,20 @@ class Recipe:
     """Tokens of item descriptions that are told apart, the most frequent first."""
     token_items_min: int = 3
     """Items that must share a token before it can say anything."""
-    core_items: int = 6000
-    """Items with exact item-to-item weights; the inverse behind them takes seconds at this size, and minutes at
-    20,000."""
-    ridge: float = 20.0
+    exact_items: int = 8000
+    """Items (or users) up to which the weights between items are exact; the inverse behind them takes seconds at this
+    size, and minutes at 20,000."""
+    nearest: int = 100
+    """Items on which each is regressed where there are more."""
+    ridge: float = 10.0
     """Factor of λ, which also grows with the root of the mean popularity of an interaction's item."""
-    description_weight: float = 5.0
+    dropout: float = 0.6
+    """Share of a history that is thought to be missing when weights between items are learned."""
+    length_power: float = 0.25
+    """How much less each like counts of who has many: likes enter as n to the minus this."""
+    popularity_power: float = 0.15
+    """How much frequent items are damped: scores are divided by their number of likes to this power."""
+    description_weight: float = 20.0
     """How much a token that two items share counts, against a user whom they share."""
 
     hidden: int = 64
@@ -51,10 +59,12 @@ class Recipe:
     """Fewer users than this to a cluster would make its shortlist hearsay."""
     clusters_kept: int = 8
     """c: clusters that vote for a user."""
-    cluster_shortlist: int = 180
+    cluster_shortlist: int = 120
     """L: items in a cluster's shortlist."""
-    prior: float = 2.0
-    """a: members that the overall mean counts for in a cluster's shortlist."""
+    fitted_shortlists: bool = True
+    """Whether a cluster's credits are fitted to exact scores, or are the means of what its members like."""
+    prior: float = 5.0
+    """a: members by which a cluster's credits are shrunk."""
     steps: int = 300
     """Batches of the membership head."""
     batch: int = 256
@@ -75,6 +85,8 @@ class Recipe:
     """What an item that came before counts, against one that came after."""
     anchor_shortlist: int = 50
     """L': items that an item leads to."""
+    neighbour_shortlist: int = 100
+    """M: items that an item resembles."""
     popular: int = 200
     """Items kept as popular."""
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from efficientrec import profile
 from efficientrec.errors import SettingInvalid, TrainingImpossible
 from efficientrec.evaluation import histories
 from efficientrec.model import Blend, Model
 from efficientrec.shortlists import Shortlists, nothing
-from efficientrec.training import blending, popularity, transitions, trials, voting
-from efficientrec.training.blending import Voices
+from efficientrec.training import blending, neighbours, popularity, transitions, trials, voting
+from efficientrec.training.blending import Unvoiced, Voices
 from efficientrec.training.data import TrainingData
+from efficientrec.training.descriptions import token_matrix
 from efficientrec.training.learned import Progress
 from efficientrec.training.learners import LEARNERS
 from efficientrec.training.recipe import Recipe
 from efficientrec.training.trials import Choosing
-from efficientrec.training.weights import signed
+from efficientrec.training.weights import positive, signed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,27 +80,25 @@ def fit(
 ) -> tuple[Model, Voices]:
     """A model of these interactions, with the voices that do best on what is held out from them."""
     report = progress or _silent
-    model, popular = build(data, recipe, version, report)
+    unvoiced = build(data, recipe, version, report)
     report("voices", 0.0)
-    voices = Voices() if choosing is None else blending.choose(model, popular, choosing(model), recipe)
-    return blending.applied(model, voices, popular), voices
+    voices = Voices() if choosing is None else blending.choose(unvoiced, choosing(unvoiced.model), recipe)
+    return unvoiced.speaking(voices), voices
 
 
 def refit(
     data: TrainingData, recipe: Recipe, *, version: str, voices: Voices, progress: Progress | None = None
 ) -> Model:
     """A model of these interactions with voices that are already chosen."""
-    model, popular = build(data, recipe, version, progress or _silent)
-    return blending.applied(model, voices, popular)
+    return build(data, recipe, version, progress or _silent).speaking(voices)
 
 
 def _silent(step: str, share: float) -> None:
     """Reports to nobody."""
 
 
-def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> tuple[Model, NDArray[np.float64]]:
-    """A model of these interactions, with voices that are yet to be chosen, and the popularity (items,) of its items
-    in [0, 1]."""
+def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> Unvoiced:
+    """A model of these interactions, with voices that are yet to be chosen."""
     if recipe.encoder not in LEARNERS:
         raise SettingInvalid(f"encoder is {recipe.encoder!r}; expected one of {', '.join(LEARNERS)}")
     _enough(data)
@@ -113,10 +112,10 @@ def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         encoder=learned.encoder,
         clusters=learned.clusters,
         cluster_shortlists=learned.cluster_shortlists or nothing(clusters),
-        anchor_shortlists=transitions.shortlists(
-            data, recipe.transition_window, recipe.anchor_shortlist, recipe.transition_backward
+        anchor_shortlists=blending.leveled(
+            transitions.shortlists(data, recipe.transition_window, recipe.anchor_shortlist, recipe.transition_backward)
         ),
-        neighbour_shortlists=nothing(items),
+        neighbour_shortlists=blending.leveled(learned.neighbour_shortlists or _neighbours(data, recipe)),
         popular=np.argsort(-decayed, kind="stable")[: recipe.popular].astype(np.int32),
         ranking_vectors=learned.ranking_vectors,
         ranking_places=learned.ranking_places,
@@ -124,22 +123,26 @@ def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         blend=Blend(cluster_weight=1.0, anchor_weight=1.0, anchors=1, anchor_decay=1.0),
     )
     if learned.cluster_shortlists is None:
-        model = replace(model, cluster_shortlists=_favourites(model, data, recipe))
-    relative = decayed / max(float(decayed.max()), 1e-9)
-    return blending.applied(model, Voices(), relative), relative
+        model = replace(model, cluster_shortlists=blending.leveled(_favourites(model, data, recipe)))
+    return blending.unvoiced(model, decayed / max(float(decayed.max()), 1e-9), data, recipe.seed)
 
 
 def _favourites(model: Model, data: TrainingData, recipe: Recipe) -> Shortlists:
     """What the members of each cluster like."""
-    chosen, p = model.clusters.assign(model.encoder.vector(histories.all_of(model, data)))
-    active = np.bincount(data.user, minlength=data.users) > 0
-    return voting.shortlists(
-        chosen[active],
-        p[active],
-        len(model.clusters),
-        signed(data, None)[active],
-        recipe.prior,
-        recipe.cluster_shortlist,
+    active = np.flatnonzero(np.bincount(data.user, minlength=data.users) > 0)
+    rows = profile.take(histories.all_of(model, data), active)
+    chosen, p = model.clusters.assign(model.encoder.vector(rows))
+    clusters, size = len(model.clusters), recipe.cluster_shortlist
+    if not recipe.fitted_shortlists or model.ranking_places.shape[1]:
+        return voting.means(chosen, p, clusters, signed(data, None)[active], recipe.prior, size)
+    return voting.fitted(chosen, p, clusters, model.encoder.taste(rows), model.ranking_vectors, recipe.prior, size)
+
+
+def _neighbours(data: TrainingData, recipe: Recipe) -> Shortlists:
+    """What resembles each item."""
+    tokens = token_matrix(data.tokens, recipe.token_items_min, recipe.tokens_max)
+    return neighbours.shortlists(
+        neighbours.fit(positive(signed(data, None)), tokens, recipe), recipe.neighbour_shortlist
     )
 
 
