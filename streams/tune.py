@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from efficientrec.datasets import read_dataset
 from efficientrec.encoders.registry import ENCODERS
 from efficientrec.errors import DataInvalid, SettingInvalid
 from efficientrec.evaluation import protocols
-from efficientrec.evaluation.search import Search, as_json, best, of_json
+from efficientrec.evaluation.search import Search, Trial, as_json, best, of_json
 from efficientrec.report.runs import read, write
 from efficientrec.training.data import of_dataset
 from efficientrec.training.recipe import Recipe
@@ -47,7 +48,14 @@ def tune(
             split=split, recipe=Recipe(seed=seed, encoder=model), progress=progress, clock=time.perf_counter
         )
         head = {**asked, "criterion": split.criterion, "command": ["efficientrec", *sys.argv[1:]], "machine": machine()}
-        every = search.run(trials, done, lambda so_far: write(output, {**head, **as_json(so_far)}))
+
+        def record(so_far: Sequence[Trial]) -> None:
+            write(output, {**head, **as_json(so_far)})
+            last = so_far[-1]
+            score = "diverged" if last.score is None else f"{split.criterion} {last.score:.4f}"
+            console.print(f"trial {last.number}: {score}, {last.seconds:.0f} s", highlight=False)
+
+        every = search.run(trials, done, record)
     found = best(every)
     if found is None:
         console.print("No trial could be scored.")

@@ -135,6 +135,13 @@ def test_without_descriptions_there_are_no_new_items() -> None:
 
 def test_a_model_serves_with_fewer_candidates_and_with_its_own_numbers_as_ever(trained: Trained) -> None:
     kept, own = trained.model.clusters.kept, served.answer(trained.model, SPLIT.test, 5)
+    blend, longest = trained.model.blend, trained.model.neighbour_shortlists.items.shape[1]
+    own_value = {
+        "clusters kept": kept,
+        "share of each shortlist": 1.0,
+        "last items that vote": max(blend.anchors, blend.neighbours),
+        "neighbours nominated by each": min(blend.neighbour_nominees, longest),
+    }
     as_ever: list[str] = []
     scored: dict[str, list[float]] = {}
 

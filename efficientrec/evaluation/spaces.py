@@ -26,18 +26,20 @@ Space = Mapping[str, Range | Sequence[float | str]]
 """The name of each number, and its range or the values it may have."""
 
 EFFICIENTREC: Space = {
-    "ridge": Range(2.0, 200.0, log=True),
-    "description_weight": Range(0.3, 30.0, log=True),
+    "ridge": Range(1.0, 100.0, log=True),
+    "dropout": Range(0.0, 0.9),
+    "length_power": Range(0.0, 0.6),
+    "popularity_power": Range(0.0, 0.5),
+    "description_weight": Range(1.0, 100.0, log=True),
     "item_dim": (64, 96, 128, 158),
     "clusters": (64, 128, 256, 512),
     "clusters_kept": Range(2, 16, whole=True),
     "cluster_shortlist": Range(40, 400, log=True, whole=True),
-    "prior": Range(0.3, 30.0, log=True),
-    "margin": Range(0.05, 0.6),
-    "group_loss": Range(0.03, 3.0, log=True),
-    "transition_window": Range(1, 10, whole=True),
-    "transition_floor": Range(0.0, 1.0),
+    "prior": Range(0.5, 50.0, log=True),
+    "transition_window": Range(1, 20, log=True, whole=True),
+    "transition_backward": Range(0.0, 1.0),
     "anchor_shortlist": Range(20, 150, log=True, whole=True),
+    "neighbour_shortlist": Range(20, 300, log=True, whole=True),
 }
 ELCREC: Space = {
     "elcrec.sequence.dim": (32, 64, 96, 128),

@@ -23,8 +23,8 @@ class Served:
 
 
 def variants(model: Model) -> Iterator[Served]:
-    """The model with one of its numbers changed at a time, each ascending; none above what it was trained for, but for
-    the clusters, of which twice as many are tried."""
+    """The model with one of its numbers changed at a time, each ascending. Clusters kept go to twice their number, and
+    neighbours to all that a shortlist holds; nothing else goes above what the model has."""
     kept = model.clusters.kept
     for count in sorted({kept, *COUNTS}):
         if count <= min(2 * kept, len(model.clusters)):
@@ -43,6 +43,12 @@ def variants(model: Model) -> Iterator[Served]:
         if count <= most:
             fewer = replace(blend, anchors=min(count, blend.anchors), neighbours=min(count, blend.neighbours))
             yield Served("last items that vote", count, replace(model, blend=fewer))
+    if blend.neighbour_weight > 0:
+        longest = model.neighbour_shortlists.items.shape[1]
+        for count in sorted({0, min(blend.neighbour_nominees, longest), *COUNTS}):
+            if count <= longest:
+                others = replace(blend, neighbour_nominees=count)
+                yield Served("neighbours nominated by each", count, replace(model, blend=others))
 
 
 def _keeping(model: Model, count: int) -> Assignment:

@@ -91,10 +91,7 @@ def _contest(told: Summary, name: str) -> Markup:
     chosen = tables.table(
         "Parameters chosen on validation, of the first run.",
         ["model", "parameters"],
-        [
-            [model, ", ".join(f"{key} = {_plain(value)}" for key, value in values.items())]
-            for model, values in parameters.items()
-        ],
+        [[model, _numbers(values)] for model, values in parameters.items()],
     )
     return joined(
         heading,
@@ -290,6 +287,15 @@ def _folded(what: str, content: Markup) -> Markup:
 
 def _listed(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
+
+
+def _numbers(values: Told) -> str:
+    """Parameters as a reader takes them in; some have parts."""
+    return ", ".join(
+        f"{name} ({_numbers(value)})" if isinstance(value, dict) else f"{name} = {_plain(value)}"
+        for name, value in values.items()
+        if value is not None
+    )
 
 
 def _plain(value: object) -> str:
