@@ -31,7 +31,7 @@ from efficientrec.training.sequence import (
     windows,
 )
 from efficientrec.training.sequence_recipe import SequenceRecipe
-from efficientrec.training.train import build
+from efficientrec.training.train import fit
 from tests.toy import like, run_of
 
 CYCLES = (range(0, 6), range(6, 12))
@@ -288,7 +288,7 @@ def test_users_who_liked_one_thing_each_are_enough_for_a_model() -> None:
         at=np.arange(16, dtype=np.int64),
     )
 
-    model, _ = build(data, RECIPE, "v", lambda step, share: None)
+    model, _ = fit(data, RECIPE, version="v", choosing=None)
 
     model.check()
     lists = recommend(model, histories.all_of(model, data), 3)
