@@ -228,7 +228,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return build(WORLD, RECIPE, "v", lambda step, share: None).model
+    return fit(WORLD, RECIPE, version="v", choosing=None)[0]
 
 
 def test_a_model_of_the_cycles_recommends_what_comes_next(model: Model) -> None:
