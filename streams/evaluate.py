@@ -61,7 +61,7 @@ def evaluate(
     dataset = read_dataset(path)
     data = of_dataset(dataset)
     recipe = Recipe(seed=seed)
-    with _telling(console) as progress:
+    with telling(console) as progress:
         if protocol == "prequential":
             protocols.require_times(protocol, dataset.clock)
             result = Replay(
@@ -148,7 +148,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def _telling(console: Console) -> Iterator[Callable[[str, float], None]]:
+def telling(console: Console) -> Iterator[Callable[[str, float], None]]:
     """A bar for the step that runs; what was scored on the test stays as a line."""
     bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True)
     with bar:
