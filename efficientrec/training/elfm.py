@@ -191,9 +191,9 @@ def learned(factors: LocalFactors, likes: csr_matrix, items: Sequence[str], reci
         strongest = users.max(dim=1).values
         scale = np.float32(1 / max(float(strongest[strongest > 0].mean()), 1e-6)) if len(strongest) else np.float32(1)
         heads = factors.heads.T.numpy() / np.float32(np.sqrt(factors.items.shape[1]))
-        readers = scale * factors.readers().numpy()
-        bias = scale * (factors.bias - factors.bias.mean()).numpy()
-        affinities, users = scale * affinities, scale * users
+        readers = factors.readers().numpy() * scale
+        bias = (factors.bias - factors.bias.mean()).numpy() * scale
+        affinities, users = affinities * float(scale), users * float(scale)
         lists = nominees(factors.scores, users, affinities, bias, kept, settings.cluster_shortlist)
     places, values = strongest_places(np.ascontiguousarray(affinities.numpy().T), min(settings.places, clusters))
     everybody = np.full((len(items), 1), clusters, np.int32)
