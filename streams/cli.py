@@ -295,6 +295,86 @@ def evaluate(
     )
 
 
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", help="An encoder or a baseline; may be repeated. Without any: efficientrec and all the baselines."
+    ),
+]
+
+
+@app.command()
+def report(
+    results: Annotated[
+        Path, typer.Option("--results", help="Folder with a JSON file for each run; what is there is not run again.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The page.", dir_okay=False)],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="Folder or file to evaluate; may be repeated. Without any: only the page is made."),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--protocol",
+            help="As of evaluate; or strong-signed, with all ratings; or portrait: cold start, cost and clusters of "
+            "each encoder. May be repeated. Without any: all.",
+        ),
+    ] = None,
+    model: Models = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="May be repeated; 0 without any.")] = None,
+    every: Annotated[int, typer.Option("--every", min=1, help="prequential: ask for every n-th event.")] = 10,
+    refit: Annotated[
+        str, typer.Option("--refit", help="prequential: hour, day or the number of events after which models relearn.")
+    ] = "50000",
+) -> None:
+    """Run the evaluations that are missing, and write one page with all of them.
+
+    Example: efficientrec report --data data/ml-1m --seed 0 --seed 1 --results results --out report.html
+    """
+    _calm_threads()
+    from streams.report import report
+
+    report(
+        data or [],
+        protocol or [],
+        model or [],
+        seed or [0],
+        every=every,
+        refit=refit,
+        results=results,
+        out=out,
+        console=console,
+    )
+
+
+@app.command()
+def tune(
+    data: Annotated[Path, typer.Option("--data", help="Folder with interactions.csv.gz, or one CSV or Parquet file.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="File with every trial; where it is there, the search goes on.", dir_okay=False),
+    ],
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="strong, leave-one-out or temporal; on its validation users alone.")
+    ] = "strong",
+    model: Annotated[str, typer.Option("--model", help="The encoder whose recipe is searched.")] = "efficientrec",
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials in all, those in the file included.")] = 50,
+    seed: Seed = 0,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="strong: learn from all ratings with their sign, not only from likes.")
+    ] = False,
+) -> None:
+    """Search for the numbers of an encoder's recipe on validation data, and record every trial.
+
+    Example: efficientrec tune --data data/ml-1m --model efficientrec --trials 50 --out search.json
+    """
+    _calm_threads()
+    from streams.tune import tune
+
+    tune(data, protocol, model, trials=trials, seed=seed, signed=signed, output=out, console=console)
+
+
 @app.command()
 def demo(
     data: Annotated[

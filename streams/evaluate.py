@@ -60,7 +60,7 @@ def evaluate(
     dataset = read_dataset(path)
     data = of_dataset(dataset)
     recipe = Recipe(seed=seed)
-    with _telling(console) as progress:
+    with telling(console) as progress:
         if protocol == "prequential":
             protocols.require_times(protocol, dataset.clock)
             result = Replay(
@@ -144,15 +144,15 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def _telling(console: Console) -> Iterator[Callable[[str, float], None]]:
-    """A bar for the step that runs; what is done with a score stays as a line."""
+def telling(console: Console) -> Iterator[Callable[[str, float], None]]:
+    """A bar for the step that runs; what was scored on the test stays as a line."""
     bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True)
     with bar:
         task = bar.add_task("", total=1.0)
 
         def progress(step: str, share: float) -> None:
             bar.update(task, description=escape(step), completed=share)
-            if share >= 1.0 and ":" in step:
+            if step.endswith("on the test"):
                 console.print(step, markup=False, highlight=False)
 
         yield progress

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from efficientrec.evaluation import metrics
+from efficientrec.evaluation.pairs import Pairs
 
 HITS = np.array([[True, False, True, False], [False, False, False, False]])
 TARGETS = np.array([5, 1])
@@ -41,9 +42,48 @@ def test_hit_rate_asks_only_whether() -> None:
 
 def test_an_empty_place_of_a_list_is_no_hit() -> None:
     items = np.array([[1, -1]], np.int32)
-    wanted = np.array([[True, True]])
+    wanted = Pairs.of(np.array([0, 0]), np.array([0, 1]), 1, 2)
 
-    assert metrics.hits_of(items, wanted).tolist() == [[True, False]]
+    assert wanted.has(items).tolist() == [[True, False]]
+
+
+def test_the_reciprocal_rank_is_that_of_the_first_target() -> None:
+    hits = np.array([[False, True, True], [True, False, False], [False, False, False]])
+
+    assert metrics.reciprocal_rank(hits, 3).tolist() == [0.5, 1.0, 0.0]
+    assert metrics.reciprocal_rank(hits, 1).tolist() == [0.0, 1.0, 0.0]
+
+
+def test_precision_counts_empty_places_as_misses() -> None:
+    assert metrics.precision(HITS, 2).tolist() == [0.5, 0.0]
+    assert metrics.precision(HITS, 5) == pytest.approx([0.4, 0.0])
+
+
+def test_the_judged_precision_leaves_out_what_nobody_rated() -> None:
+    # The user rated items 0, 1 and 2 later, and liked 0 and 1. Of the list 3, 0, 2 one of two rated ones was liked.
+    judged = Pairs.of(np.zeros(3, int), np.array([0, 1, 2]), 1, 4)
+    favoured = Pairs.of(np.zeros(2, int), np.array([0, 1]), 1, 4)
+    items = np.array([[3, 0, 2]], np.int32)
+
+    assert metrics.judged_precision(items, judged, favoured).mean() == 0.5
+    assert metrics.base_rate(judged, favoured) == pytest.approx(2 / 3)
+    assert metrics.judged_share(items, judged).mean() == pytest.approx(2 / 3)
+
+
+def test_novelty_is_what_an_item_tells_in_bits() -> None:
+    # Of four users one met item 0, all met item 1, none met item 2, which counts as if one had.
+    owners = np.array([1, 4, 0])
+    items = np.array([[0, 1, -1], [2, -1, -1]], np.int32)
+
+    assert metrics.novelty(items, owners, 4).mean() == pytest.approx((2 + 0 + 2) / 3)
+
+
+def test_the_popularity_lift_compares_lists_with_what_the_same_users_met() -> None:
+    # Who met an item of 2 users is shown items of 4 and 2: half as popular again.
+    met = Pairs.of(np.array([0]), np.array([0]), 1, 3)
+    items = np.array([[1, 2]], np.int32)
+
+    assert metrics.popularity_lift(items, met, np.array([2, 4, 2])).mean() == pytest.approx(0.5)
 
 
 def test_a_summary_names_only_what_the_lists_are_long_enough_for() -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from efficientrec import artifact
-from efficientrec.errors import SettingInvalid, TrainingDiverged, TrainingImpossible
-from efficientrec.evaluation import baselines, histories, judging, protocols
+from efficientrec.errors import TrainingDiverged, TrainingImpossible
+from efficientrec.evaluation import histories, judging
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
-from efficientrec.training import memberships, trials
+from efficientrec.training import memberships
 from efficientrec.training.data import TrainingData
-from efficientrec.training.folder import PROTOCOLS, evaluate_folder, train_folder
+from efficientrec.training.folder import train_folder
 from efficientrec.training.recipe import Recipe
 from efficientrec.training.train import Trained, train
 from efficientrec.training.weights import signed
@@ -239,33 +239,6 @@ def test_models_of_different_vocabularies_are_judged_on_the_same_events(trained:
     assert scores["hit_rate@10"] == pytest.approx(judging.judge(trained.earlier, held_out)["hit_rate@10"], abs=0.15)
 
 
-def test_new_users_of_the_strong_protocol_share_nothing_with_those_learned_from() -> None:
-    question = protocols.strong(WORLD, 0)
-    learned, asked = set(question.train.user.tolist()), set(question.given.user.tolist())
-
-    assert not learned & asked
-    assert set(question.users.tolist()) <= asked
-    assert not (question.wanted & question.met).any()
-
-
-def test_the_temporal_protocol_asks_only_for_what_came_later() -> None:
-    question = protocols.temporal(WORLD)
-
-    assert question.train.at.max() < WORLD.cut(0.1)
-    assert not (question.wanted & question.met).any()
-
-
-def test_the_toy_world_is_solved_by_every_protocol() -> None:
-    for question, trial in (
-        (protocols.strong(WORLD, 0), trials.new_users),
-        (protocols.temporal(WORLD), trials.later_events),
-    ):
-        model = train(question.train, QUICK, version="toy", trial=trial).model
-        scores = protocols.answer(model, question, 20)
-
-        assert scores["ndcg@20"] > protocols.answer_scores(baselines.popularity(question), question, 20)["ndcg@20"]
-
-
 @pytest.mark.parametrize(
     ("world", "expected"),
     [
@@ -308,20 +281,7 @@ def test_a_folder_becomes_an_artifact(tmp_path: Path) -> None:
     assert manifest.scores == done.scores
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_folder_is_evaluated_beside_baselines(tmp_path: Path, protocol: str) -> None:
-    results = evaluate_folder(written(tmp_path), protocol, recipe=QUICK)
-
-    assert {"efficientrec", "popularity", "ease"} <= results.keys()
-    assert results["efficientrec"]["ndcg@100"] > 0.3
-
-
-def test_an_unknown_protocol_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingInvalid, match="expected one of temporal, strong"):
-        evaluate_folder(written(tmp_path), "crystal ball", recipe=QUICK)
-
-
 def test_judging_needs_no_torch() -> None:
-    code = "import sys; from efficientrec.evaluation import judging, protocols; sys.exit('torch' in sys.modules)"
+    code = "import sys; from efficientrec.evaluation import contest, judging, replay; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -48,7 +48,7 @@ class Pairs:
             return np.zeros(items.shape, np.bool_)
         asked = np.arange(self.rows, dtype=np.int64)[:, None] * self.items + items
         place = np.minimum(np.searchsorted(self.key, asked), len(self.key) - 1)
-        found: NDArray[np.bool_] = (self.key[place] == asked) & (items >= 0)
+        found: NDArray[np.bool_] = (self.key[place] == asked) & (items >= 0) & (items < self.items)
         return found
 
     def take(self, rows: NDArray[np.integer]) -> Pairs:

@@ -137,8 +137,9 @@ class Replay:
                         found = self._leaks(question, events[some], whole.items[some], name)
                         leaks.refuse(found, f"the lists of {label}")
             self.progress(f"{name}: asked", (place + 1) / len(points))
+        order = sorted(answers, key=lambda pair: self.refreshes.index(pair[1]))
         return [
-            self._entry(label, refresh, answer, events, tuned, seconds) for (label, refresh), answer in answers.items()
+            self._entry(label, refresh, answers[label, refresh], events, tuned, seconds) for label, refresh in order
         ]
 
     def _leaks(self, question: Question, events: NDArray[np.int64], items: NDArray[np.int32], name: str) -> list[str]:
@@ -165,7 +166,7 @@ class Replay:
             unit=unit,
         )
         assert entry.resampled is not None
-        self.progress(f"{entry.name}: hit_rate@10 {entry.resampled.mean['hit_rate@10']:.4f}", 1.0)
+        self.progress(f"{entry.name}: hit_rate@10 {entry.resampled.mean['hit_rate@10']:.4f} on the test", 1.0)
         return entry
 
     def _baseline(self, name: str, bench: Bench) -> Tuned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,8 @@ class Factors:
 
     def scores(self, question: Question) -> NDArray[np.float32]:
         asked = np.arange(len(question))
-        users = self.model.recalculate_user(asked, question.history(self.items))
+        with _one_thread():
+            users = self.model.recalculate_user(asked, question.history(self.items))
         return np.asarray(users @ self.model.item_factors.T, np.float32)
 
 
@@ -44,13 +46,22 @@ class ImplicitALS:
             from implicit.cpu.als import AlternatingLeastSquares
         except ImportError as error:
             raise Unfit("the package implicit is missing: pip install 'efficientrec[evaluate]'") from error
-        model = AlternatingLeastSquares(
-            factors=int(parameters["factors"]),
-            alpha=parameters["alpha"],
-            regularization=parameters["regularization"],
-            iterations=ITERATIONS,
-            random_state=seed,
-            num_threads=1,
-        )
-        model.fit(matrix(data), show_progress=False)
+        with _one_thread():
+            model = AlternatingLeastSquares(
+                factors=int(parameters["factors"]),
+                alpha=parameters["alpha"],
+                regularization=parameters["regularization"],
+                iterations=ITERATIONS,
+                random_state=seed,
+                num_threads=1,
+            )
+            model.fit(matrix(data), show_progress=False)
         return Fit(Factors(model), parameters)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Keeps BLAS to one thread: more of them make `implicit` many times slower, and sums depend on their number."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1, "blas")
+    return limits

@@ -24,6 +24,7 @@ BASELINES = (
     "sr+ease",
     "als",
     "mult-dae",
+    "sasrec",
 )
 VALIDATION_USERS = 10_000
 """Asked at most for a choice of parameters."""
@@ -109,6 +110,7 @@ def baseline(name: str, inverses: ease.Inverses) -> Baseline:
         "sr": rules.Rules,
         "als": als.ImplicitALS,
         "mult-dae": _mult_dae,
+        "sasrec": _sasrec,
     }
     return makers[name]()
 
@@ -139,3 +141,9 @@ def _mult_dae() -> Baseline:
     from efficientrec.training.autoencoder import MultDAE  # torch
 
     return MultDAE()
+
+
+def _sasrec() -> Baseline:
+    from efficientrec.training.sasrec import SASRec  # torch
+
+    return SASRec()

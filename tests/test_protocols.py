@@ -1,0 +1,217 @@
+"""Splits of small worlds, where one can see by eye what may be learned, given and asked."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from efficientrec.errors import SettingInvalid
+from efficientrec.evaluation import leaks, protocols
+from efficientrec.evaluation.questions import Question, Split
+from efficientrec.training.data import TrainingData
+from tests.test_training import WORLD
+
+
+def world(events: str, weights: dict[str, float] | None = None, described: str = "") -> TrainingData:
+    """Events such as `aX bY aX`: users in lower case, items in upper case, a millisecond apart. weights: by event."""
+    pairs = events.split()
+    users, items = sorted({pair[0] for pair in pairs}), sorted({pair[1] for pair in pairs} | set(described))
+    return TrainingData(
+        user=np.array([users.index(pair[0]) for pair in pairs], np.int32),
+        item=np.array([items.index(pair[1]) for pair in pairs], np.int32),
+        weight=np.array([(weights or {}).get(pair, 1.0) for pair in pairs], np.float32),
+        at=np.arange(len(pairs), dtype=np.int64),
+        items=items,
+        tokens=[[f"name={item}"] if item in described else [] for item in items],
+        traits=[[] for _ in users],
+    )
+
+
+def events(data: TrainingData) -> list[str]:
+    """The events of a world, as `world` takes them."""
+    return [f"{'abcdef'[user]}{data.items[item]}" for user, item in zip(data.user, data.item, strict=True)]
+
+
+def given(question: Question) -> list[str]:
+    return [events(question.given)[event] for event in question.event]
+
+
+def wanted(question: Question) -> list[str]:
+    row, item = question.wanted.row, question.wanted.item
+    return [f"{'abcdef'[question.users[r]]}{question.given.items[i]}" for r, i in zip(row, item, strict=True)]
+
+
+def test_leave_one_out_asks_for_the_last_two_of_each_user() -> None:
+    split = protocols.leave_one_out(world("aP bP aQ bR aR bQ aS"), seed=0)
+
+    assert events(split.train) == ["aP", "bP", "aQ"]
+    assert (given(split.validation), wanted(split.validation)) == (["aP", "aQ", "bP"], ["aR", "bR"])
+    assert (given(split.test), wanted(split.test)) == (["aP", "aQ", "aR", "bP", "bR"], ["aS", "bQ"])
+    assert split.final is split.train
+
+
+def test_leave_one_out_asks_users_of_two_items_only_in_the_test_and_of_one_never() -> None:
+    split = protocols.leave_one_out(world("aP aQ bP cP cQ cR"), seed=0)
+
+    assert events(split.train) == ["aP", "bP", "cP"]
+    assert wanted(split.validation) == ["cQ"]
+    assert wanted(split.test) == ["aQ", "cR"]
+
+
+def test_leave_one_out_asks_only_for_what_is_new_to_the_user() -> None:
+    split = protocols.leave_one_out(world("aP aQ aP aR aQ aS aP aR"), seed=0)
+
+    assert events(split.train) == ["aP", "aQ", "aP"]
+    assert wanted(split.validation) == ["aR"]
+    assert (given(split.test), wanted(split.test)) == (["aP", "aQ", "aP", "aR", "aQ"], ["aS"])
+
+
+def test_leave_one_out_takes_low_ratings_for_interactions() -> None:
+    split = protocols.leave_one_out(world("aP aQ aR", {"aP": -1.0, "aR": -1.0}), seed=0)
+
+    assert wanted(split.test) == ["aR"]
+    assert split.train.weight.tolist() == [1.0]
+
+
+def test_where_order_means_nothing_the_last_item_is_a_drawn_one() -> None:
+    data = world("aP aQ aR aS aT")
+    targets = {wanted(protocols.leave_one_out(data, seed, ordered=False).test)[0] for seed in range(30)}
+
+    assert len(targets) == 5
+    assert {wanted(protocols.leave_one_out(data, seed).test)[0] for seed in range(30)} == {"aT"}
+
+
+def test_what_happened_at_one_time_is_put_in_a_drawn_order() -> None:
+    data = replace(world("aP aQ aR aS"), at=np.array([0, 1, 1, 1]))
+    targets = {wanted(protocols.leave_one_out(data, seed).test)[0] for seed in range(30)}
+
+    assert targets == {"aQ", "aR", "aS"}
+
+
+def test_items_that_only_the_future_knows_are_unknown_unless_they_are_described() -> None:
+    bare = protocols.leave_one_out(world("aP aQ aX bP bQ bY"), seed=0)
+    described = protocols.leave_one_out(world("aP aQ aX bP bQ bY", described="XY"), seed=0)
+
+    assert bare.train.items == ["P"]
+    assert described.train.items == ["P", "X", "Y"]
+    assert wanted(bare.test) == wanted(described.test) == ["aX", "bY"]
+    assert list(bare.test.given.items[:1]) == list(bare.train.items)
+
+
+def test_the_temporal_protocol_learns_what_was_before_and_asks_for_what_came_after() -> None:
+    data = world("aP bP aQ bQ aR cP aS bR cQ aT")  # the last tenth is one event, the tenth before it another
+    split = protocols.temporal(data, seed=0)
+
+    assert events(split.train) == ["aP", "bP", "aQ", "bQ", "aR", "cP", "aS", "bR"]
+    assert events(split.final) == [*events(split.train), "cQ"]
+    assert wanted(split.validation) == ["cQ"]
+    assert wanted(split.test) == ["aT"]  # which nobody knew before, so it counts as missed
+    assert "T" not in split.final.items
+
+
+def test_the_temporal_protocol_asks_for_likes_of_items_new_to_the_user() -> None:
+    data = world("aP bP aQ bQ " * 4 + "bX aX aP bX", {"bX": -1.0})
+    split = protocols.temporal(data, seed=0)
+
+    assert wanted(split.test) == []  # aP was met, bX is not liked
+    assert wanted(split.validation) == ["aX"]
+
+
+def test_the_strong_protocol_learns_nothing_of_those_whom_it_asks() -> None:
+    split = protocols.strong(WORLD, 0)
+    learned = set(split.train.user.tolist())
+
+    assert len(split.validation) == len(split.test) == 12
+    for question in (split.validation, split.test):
+        assert not learned & set(question.users.tolist())
+        assert not learned & set(question.given.user.tolist())
+    assert not set(split.validation.users.tolist()) & set(split.test.users.tolist())
+
+
+def test_the_strong_protocol_holds_out_a_fifth_of_what_is_liked() -> None:
+    split = protocols.strong(WORLD, 0)
+    liked = np.bincount(WORLD.user[WORLD.weight > 0], minlength=WORLD.users)[split.test.users]
+
+    assert split.test.wanted.counts().tolist() == np.round(0.2 * liked).tolist()
+    assert set(split.train.weight.tolist()) == {1.0}
+    assert (np.diff(split.test.start) == liked - np.round(0.2 * liked)).all()
+
+
+def test_with_signs_dislikes_are_learned_and_given_as_well() -> None:
+    split = protocols.strong(WORLD, 0, only_liked=False)
+
+    assert (split.train.weight < 0).any()
+    assert (split.test.given.weight < 0).any()
+    assert wanted_pairs(split.test) == wanted_pairs(protocols.strong(WORLD, 0).test)
+
+
+@pytest.mark.parametrize("protocol", ["strong", "leave-one-out", "temporal"])
+def test_every_protocol_is_honest_and_the_same_for_the_same_seed(protocol: str) -> None:
+    one, again, other = (protocols.split(protocol, WORLD, "timestamp", seed) for seed in (0, 0, 1))
+
+    assert leaks.of_split(one) == []
+    assert one.test.wanted.key.tolist() == again.test.wanted.key.tolist()
+    if protocol == "strong":
+        assert one.test.users.tolist() != other.test.users.tolist()
+
+
+def test_histories_fade_with_each_later_event_and_count_an_item_at_its_last_time() -> None:
+    split = protocols.leave_one_out(world("aP aQ aP aR aS"), seed=0)
+    history = split.test.history(len(split.train.items), 0.5).toarray()[0]
+
+    assert dict(zip(split.train.items, history.tolist(), strict=True)) == {"P": 0.5, "Q": 0.25}
+
+
+def test_a_sample_of_users_keeps_what_is_theirs() -> None:
+    test = protocols.leave_one_out(WORLD, 0).test
+    some = test.sample(20, 0)
+
+    assert len(some) == 20
+    assert set(wanted_pairs(some)) <= set(wanted_pairs(test))
+    place = np.searchsorted(test.users, some.users)
+    for row, origin in enumerate(place.tolist()):
+        mine = some.event[some.start[row] : some.start[row + 1]]
+        assert mine.tolist() == test.event[test.start[origin] : test.start[origin + 1]].tolist()
+
+
+def wanted_pairs(question: Question) -> list[tuple[int, int]]:
+    return list(zip(question.users[question.wanted.row].tolist(), question.wanted.item.tolist(), strict=True))
+
+
+def test_a_hundred_thousand_users_and_items_are_asked_without_a_table_of_both() -> None:
+    """A table of them would have ten thousand million places."""
+    count = 100_000
+    draw = np.random.default_rng(0)
+    data = TrainingData(
+        user=np.tile(np.arange(count, dtype=np.int32), 3),
+        item=draw.integers(0, count, 3 * count).astype(np.int32),
+        weight=np.ones(3 * count, np.float32),
+        at=np.arange(3 * count, dtype=np.int64),
+        items=[str(index) for index in range(count)],
+        tokens=[[]] * count,
+        traits=[[]] * count,
+    )
+
+    split = protocols.leave_one_out(data, 0)
+
+    assert len(split.test) == pytest.approx(count, rel=0.01)
+    assert len(split.test.wanted) == len(split.test)
+    assert leaks.of_split(split) == []
+
+
+def test_what_cannot_be_is_said() -> None:
+    with pytest.raises(SettingInvalid, match="have no times"):
+        protocols.split("temporal", WORLD, "position", 0)
+    with pytest.raises(SettingInvalid, match="expected one of strong, leave-one-out, temporal"):
+        protocols.split("crystal ball", WORLD, "timestamp", 0)
+
+
+def test_one_split_is_all_that_a_seed_decides() -> None:
+    def told(split: Split) -> tuple[list[str], list[str]]:
+        return wanted(split.test), given(split.test)
+
+    data = world("aP aQ aR aS aT bP bQ bR bS bT")
+
+    assert told(protocols.leave_one_out(data, 5, ordered=False)) == told(
+        protocols.leave_one_out(data, 5, ordered=False)
+    )
