@@ -22,7 +22,7 @@ def likes(users: int = 40, items: int = 12, seed: int = 0) -> csr_matrix:
 
 
 def nothing_said(items: int) -> csr_matrix:
-    return csr_matrix((items, 0), dtype=np.float32)
+    return csr_matrix(np.zeros((items, 0), np.float32))
 
 
 def dense(weights: neighbours.Weights) -> NDArray[np.float32]:
@@ -32,7 +32,7 @@ def dense(weights: neighbours.Weights) -> NDArray[np.float32]:
 def ease(liked: csr_matrix, ridge: float) -> NDArray[np.float64]:
     """The formula of arXiv 1905.03375, written down once more."""
     inverse = np.linalg.inv((liked.T @ liked).toarray().astype(np.float64) + ridge * np.eye(liked.shape[1]))
-    weights = -inverse / np.diag(inverse)
+    weights: NDArray[np.float64] = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0)
     return weights
 
