@@ -25,7 +25,9 @@ ABOUT = (
 )
 RANKED = "by which choices were made on validation, here on the test. Hollow squares are baselines."
 LEARNED = "What it takes to learn and to choose parameters, on the machine named at the end."
-FRESH = "Freshness against accuracy: one stream, its lists made before every event, at the full hour, or at midnight (UTC)."
+FRESH = (
+    "Freshness against accuracy: one stream, its lists made before every event, at the full hour, or at midnight (UTC)."
+)
 COST_TOLD = (
     "Accuracy against items scored. One trained model; what is written at a point was changed when it served, nothing "
     "was learned again. Shades are 95% intervals."
