@@ -140,8 +140,9 @@ def test_a_model_serves_with_fewer_candidates_and_with_its_own_numbers_as_ever(t
         "clusters kept": kept,
         "share of each shortlist": 1.0,
         "last items that vote": max(blend.anchors, blend.neighbours),
-        "neighbours nominated by each": min(blend.neighbour_nominees, longest),
     }
+    if blend.neighbour_weight > 0:
+        own_value["neighbours nominated by each"] = min(blend.neighbour_nominees, longest)
     as_ever: list[str] = []
 
     for variant in tradeoff.variants(trained.model):
