@@ -170,7 +170,7 @@ def test_nobody_beats_chance_on_a_future_that_is_drawn(model: str) -> None:
     noise = replace(WORLD, item=np.where(future, drawn, WORLD.item).astype(np.int32))
     noise = replace(noise, weight=np.where(future, 1.0, WORLD.weight).astype(np.float32))
     of = Stream.of(noise, 0)
-    middle, start = prequential.bounds(of)
+    _, start = prequential.bounds(of)
     events = of.liked(start, len(noise), 2)
 
     got = replay([model], ("event",), 10_000, of).entries[0].intervals()["hit_rate@5"].mean
