@@ -54,7 +54,19 @@ ELCREC: Space = {
     "cluster_shortlist": Range(40, 400, log=True, whole=True),
     "prior": Range(0.3, 30.0, log=True),
 }
-SPACES: Mapping[str, Space] = {"efficientrec": EFFICIENTREC, "elcrec": ELCREC}
+ELFM: Space = {
+    "elfm.clusters": (256, 512, 1024, 2048),
+    "elfm.dim": (64, 96, 128, 192),
+    "elfm.places": (64, 128, 256),
+    "elfm.withheld": Range(0.2, 0.8),
+    "elfm.learning_rate": Range(1e-3, 2e-2, log=True),
+    "elfm.loss": ("softmax", "ratio"),
+    "elfm.smoothing": (0.0, 0.05, 0.1),
+    "elfm.sparsity": (0.0, 1e-6, 1e-4, 1e-2),
+    "elfm.clusters_kept": Range(4, 16, whole=True),
+    "elfm.cluster_shortlist": Range(40, 200, log=True, whole=True),
+}
+SPACES: Mapping[str, Space] = {"efficientrec": EFFICIENTREC, "elcrec": ELCREC, "elfm": ELFM}
 """Of each encoder."""
 HALF_LIFE: Space = {"half_life_seconds": Range(3 * DAY, 3000 * DAY, log=True)}
 """Searched as well where what was long ago may tell less."""
