@@ -16,14 +16,22 @@ from efficientrec import profile
 from efficientrec.evaluation import histories
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
-from efficientrec.training import elcrec, intents
+from efficientrec.training import elcrec, intents, loop
 from efficientrec.training.data import TrainingData
 from efficientrec.training.elcrec_recipe import ElcrecRecipe
 from efficientrec.training.loop import Checkpoint
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.sequence import Sequences, fit_sequence, sequences_of, windows
+from efficientrec.training.sequence import (
+    SequenceNet,
+    Sequences,
+    fit_sequence,
+    learn_net,
+    sequences_of,
+    tokens_of,
+    windows,
+)
 from efficientrec.training.sequence_recipe import SequenceRecipe
-from efficientrec.training.train import build
+from efficientrec.training.train import fit
 from tests.toy import like, run_of
 
 CYCLES = (range(0, 6), range(6, 12))
@@ -83,14 +91,16 @@ def test_learning_is_deterministic_and_a_seed_changes_it() -> None:
     assert first.tobytes() != other.tobytes()
 
 
+class Killed(Exception):
+    """Stands for what ends a process."""
+
+
+def kill(share: float, score: float | None) -> None:
+    if share >= 0.5:
+        raise Killed
+
+
 def test_a_resumed_training_ends_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    def kill(share: float, score: float | None) -> None:
-        if share >= 0.5:
-            raise Killed
-
     short, checkpoint = replace(QUICK, epochs=4), Checkpoint(tmp_path / "net.safetensors", "the world")
     whole = fit_sequence(WORLD, short)
 
@@ -101,6 +111,24 @@ def test_a_resumed_training_ends_as_if_it_had_not_stopped(tmp_path: Path) -> Non
     assert resumed.course == whole.course
     users = np.arange(WORLD.users)
     assert resumed.score(WORLD, users).tobytes() == whole.score(WORLD, users).tobytes()
+
+
+@pytest.mark.parametrize("warm_epochs", [0, 1, 2, 3])
+def test_intents_resume_as_if_they_had_not_stopped(warm_epochs: int, tmp_path: Path) -> None:
+    recipe = ElcrecRecipe(sequence=replace(QUICK, epochs=4), warm_epochs=warm_epochs)
+    sequences, checkpoint = sequences_of(WORLD), Checkpoint(tmp_path / "net.safetensors", "the world")
+
+    def learned(progress: loop.Progress | None = None, checkpoint: Checkpoint | None = None) -> bytes:
+        net = SequenceNet(tokens_of(WORLD, recipe.sequence), sequences.items, recipe.sequence, 0)
+        both = intents.IntentNet(net, 4, recipe, 0)
+        learn_net(net, both, sequences, 0, beside=both, progress=progress, checkpoint=checkpoint)
+        return b"".join(value.numpy().tobytes() for value in both.state_dict().values())
+
+    whole = learned()
+    with pytest.raises(Killed):
+        learned(kill, checkpoint)
+
+    assert learned(checkpoint=checkpoint) == whole
 
 
 @pytest.mark.parametrize("length", [1, 3, 7, 50])
@@ -200,7 +228,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return build(WORLD, RECIPE, "v", lambda step, share: None).model
+    return fit(WORLD, RECIPE, version="v", choosing=None)[0]
 
 
 def test_a_model_of_the_cycles_recommends_what_comes_next(model: Model) -> None:
@@ -249,3 +277,29 @@ def test_progress_tells_the_score() -> None:
 
     assert told[-1][1] == 1.0
     assert "NDCG@20" in told[-1][0]
+
+
+def test_users_who_liked_one_thing_each_are_enough_for_a_model() -> None:
+    """Nothing follows anything here, so there is nothing to learn from; what is made of it must serve all the same."""
+    data = replace(
+        WORLD.chosen(slice(0, 16)),
+        user=np.repeat(np.arange(8, dtype=np.int32), 2),
+        weight=np.tile(np.array([1, -1], np.float32), 8),
+        at=np.arange(16, dtype=np.int64),
+    )
+
+    model, _ = fit(data, RECIPE, version="v", choosing=None)
+
+    model.check()
+    lists = recommend(model, histories.all_of(model, data), 3)
+    assert (lists.items[:8, 0] >= 0).all()
+
+
+def test_what_is_not_shown_tells_nothing() -> None:
+    net = SequenceNet(tokens_of(WORLD, QUICK), WORLD.item, QUICK, 0).eval()
+    one, other = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 7, 2]])
+
+    with torch.no_grad():
+        states = [net(items, net.item_vectors(), torch.tensor([[True, False, True]])) for items in (one, other)]
+
+    assert torch.equal(states[0], states[1])

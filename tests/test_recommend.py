@@ -213,9 +213,9 @@ def plain_list(
         memberships = 1 / (1 + np.exp(-(vector @ sigmoid(model).weights.astype(float) + sigmoid(model).bias)))
     votes: dict[int, float] = {}
 
-    def vote(items: list[int], scores: list[float], share: float) -> None:
+    def vote(items: list[int], scores: list[float], share: float, nominating: bool = True) -> None:
         for item, score in zip(items, scores, strict=True):
-            if item >= 0:
+            if item >= 0 and (nominating or item in votes):
                 votes[item] = votes.get(item, 0.0) + share * score
 
     for cluster in np.argsort(-memberships, kind="stable")[: model.clusters.kept].tolist():
@@ -224,16 +224,21 @@ def plain_list(
         vote(model.cluster_shortlists.items[cluster].tolist(), given.tolist(), model.blend.cluster_weight)
     events = int(rows.events[user])
     blend = model.blend
-    for lists, count, share, decay in (
-        (model.anchor_shortlists, blend.anchors, blend.anchor_weight, blend.anchor_decay),
-        (model.neighbour_shortlists, blend.neighbours, blend.neighbour_weight, blend.neighbour_decay),
+    every, few = slice(None), blend.neighbour_nominees
+    follows = model.anchor_shortlists, blend.anchors, blend.anchor_weight, blend.anchor_decay
+    resembles = model.neighbour_shortlists, blend.neighbours, blend.neighbour_weight, blend.neighbour_decay
+    for (lists, count, share, decay), part, nominating in (
+        (follows, every, True),
+        (resembles, slice(few), True),
+        (resembles, slice(few, None), False),
     ):
         for back in range(min(count, events)):
             slot = (events - 1 - back) % profile.RING_SIZE
             key, weight = int(rows.ring_item[user, slot]), float(rows.ring_weight[user, slot])
             known = [place for place, name in enumerate(model.items.ids) if key_of(name) == key]
             if known and weight >= 0:
-                vote(lists.items[known[0]].tolist(), lists.scores[known[0]].tolist(), share * decay**back)
+                items, scores = (array[known[0]][part].tolist() for array in (lists.items, lists.scores))
+                vote(items, scores, share * decay**back, nominating)
     met = set(rows.seen[user, : int(rows.seen_count[user])].tolist())
 
     def allowed(item: int) -> bool:

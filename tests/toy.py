@@ -249,6 +249,7 @@ def random_model(
             neighbour_weight=0.4,
             neighbours=5,
             neighbour_decay=0.9,
+            neighbour_nominees=2,
         ),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,23 +46,26 @@ class Voices:
 ALONE = Voices(cluster_weight=2.0, anchor_weight=0.3, neighbour_weight=1.0, neighbours=64, neighbour_decay=1.0)
 """What votes weigh where they alone rank."""
 Grid = Mapping[str, tuple[float, ...]]
+LOUDNESS = "loudness"
+"""Of all that the last interactions say, against what a user has always liked: not a voice, but their common factor."""
 GRID: Grid = {
-    "anchor_weight": (0.0, 0.1, 0.3, 1.0, 3.0),
-    "neighbour_weight": (0.0, 0.03, 0.1, 0.3, 1.0, 3.0),
-    "cluster_weight": (0.01, 0.05, 0.2, 1.0),  # never 0: a cluster that nominates an item is also its reason
-    "popularity": (0.0, 0.1, 0.3, 1.0),
-    "neighbour_nominees": (0, 1, 4, 16, 100),
-    "neighbours": (2, 8, 16, 32, 64),
+    LOUDNESS: (0.1, 0.3, 3.0, 10.0, 30.0),
     "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
-    "anchors": (1, 4, 8, 16),
+    "anchor_weight": (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
+    "neighbour_weight": (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
+    "cluster_weight": (0.01, 0.05, 0.2, 1.0),  # never 0: a cluster that nominates an item is also its reason
+    "popularity": (0.0, 0.1, 0.3, 1.0, 3.0),
+    "neighbour_nominees": (0, 1, 4, 16, 50, 100),
     "neighbour_decay": (0.5, 0.7, 0.9, 1.0),
+    "neighbours": (2, 8, 16, 32, 64),
+    "anchors": (1, 4, 8, 16),
     "dislike": (0.0, 0.25, 0.5, 1.0),
 }
 GRID_ALONE: Grid = {
-    "cluster_weight": (0.2, 0.5, 1.0, 2.0, 4.0, 8.0),
+    "cluster_weight": (0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0),
     "anchor_weight": (0.0, 0.1, 0.3, 1.0, 3.0),
-    "neighbour_nominees": (0, 1, 2, 4, 16, 100),
-    "neighbour_decay": (0.7, 0.9, 1.0),
+    "neighbour_nominees": (0, 1, 4, 16, 100),
+    "neighbour_decay": (0.5, 0.7, 0.9, 1.0),
     "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
 }
 SWEEPS = 2
@@ -153,7 +157,7 @@ def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Vo
         before = voices
         for name, values in grid.items():
             for value in values:
-                candidate = replace(voices, **{name: value})
+                candidate = _changed(voices, name, value)
                 if candidate not in tried:
                     tried[candidate] = worth(candidate)
                 if tried[candidate] > tried[voices] * (1 + WORTH):
@@ -161,3 +165,11 @@ def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Vo
         if voices == before:
             break
     return voices
+
+
+def _changed(voices: Voices, name: str, value: float) -> Voices:
+    if name == LOUDNESS:
+        weights = voices.anchor_weight * value, voices.neighbour_weight * value
+        return replace(voices, anchor_weight=weights[0], neighbour_weight=weights[1])
+    changes: dict[str, Any] = {name: value}
+    return replace(voices, **changes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from efficientrec.training import efficientrec, elcrec
+from efficientrec.training import efficientrec, elcrec, elfm
 from efficientrec.training.learned import Learner
 
-LEARNERS: dict[str, Learner] = {"efficientrec": efficientrec.learn, "elcrec": elcrec.learn}
+LEARNERS: dict[str, Learner] = {"efficientrec": efficientrec.learn, "elfm": elfm.learn, "elcrec": elcrec.learn}

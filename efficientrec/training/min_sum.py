@@ -83,5 +83,5 @@ def min_sum(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     >>> min_sum(torch.tensor([[1.0, 0.5]]), torch.tensor([[0.2], [0.7]])).item()
     0.699999988079071
     """
-    scores: torch.Tensor = _MinSum.apply(users, items)
+    scores: torch.Tensor = _MinSum.apply(users, items)  # type: ignore[no-untyped-call]
     return scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from efficientrec.training.elcrec_recipe import ElcrecRecipe
+from efficientrec.training.elfm_recipe import ElfmRecipe
 
 DAY = 86_400.0
 
@@ -17,6 +18,7 @@ class Recipe:
     """Of every random choice."""
     encoder: str = "efficientrec"
     """Which encoder is learned: one of registry.ENCODERS."""
+    elfm: ElfmRecipe = field(default_factory=ElfmRecipe)
     elcrec: ElcrecRecipe = field(default_factory=ElcrecRecipe)
     half_life_seconds: float = 90 * DAY
     """Age at which an interaction counts half in a profile."""

@@ -53,7 +53,7 @@ def measure(folder: Path, names: list[str], seed: int, epochs: int, say: Progres
         settings = replace(variant, sequence=replace(variant.sequence, epochs=epochs))
         started = time.perf_counter()
         recipe = Recipe(encoder="elcrec", seed=seed, elcrec=settings)
-        model, _ = build(train, recipe, name, say)
+        model = build(train, recipe, name, say).model
         seconds = time.perf_counter() - started
         row: dict[str, Any] = {"variant": name, "seed": seed, "seconds": round(seconds)}
         for part, given, target in (("validation", train, left == 1), ("test", before_last, left == 0)):

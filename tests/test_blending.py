@@ -1,0 +1,64 @@
+"""How loud each voice speaks: found through the code that serves, in units that any encoder shares."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from efficientrec.recommend import recommend
+from efficientrec.shortlists import Shortlists
+from efficientrec.training import blending
+from efficientrec.training.blending import Unvoiced, Voices
+from efficientrec.training.recipe import Recipe
+from efficientrec.training.trials import Scores
+from tests.toy import like, rows_after, toy_model
+
+MODEL = Unvoiced(toy_model(), np.linspace(1, 0, 16), unit=0.5)
+
+
+def test_weights_are_in_units_of_what_tells_items_apart() -> None:
+    voices = Voices(cluster_weight=2.0, anchor_weight=4.0, neighbour_weight=6.0, popularity=8.0)
+
+    model = MODEL.speaking(voices)
+
+    assert (model.blend.cluster_weight, model.blend.anchor_weight, model.blend.neighbour_weight) == (1.0, 2.0, 3.0)
+    assert model.item_bias[0] == 4.0
+    model.check()
+
+
+def test_where_votes_alone_rank_they_have_weights_of_their_own() -> None:
+    model = MODEL.speaking(Voices(anchor_weight=0.0, anchors=1, alone=Voices(anchor_weight=100.0, anchors=1)))
+    rows = rows_after(model, like("ann", "b7"))  # b8 follows, which no cluster has
+
+    beside, alone = (recommend(model, rows, 16, exact=exact) for exact in (True, False))
+
+    assert alone.items[0, 0] == model.items.ids.index("b8")
+    assert beside.items[0, 0] != model.items.ids.index("b8")
+
+
+def test_shortlists_are_brought_to_one_level_and_keep_their_order() -> None:
+    lists = Shortlists(np.array([[1, 0], [0, -1]], np.int32), np.array([[6.0, 3.0], [2.0, 0.0]], np.float32))
+
+    level = blending.leveled(lists)
+
+    assert level.scores.tolist() == [[1.5, 0.75], [0.5, 0.0]]
+
+
+def test_the_voices_that_do_best_are_found_and_noise_changes_nothing() -> None:
+    start = Voices()
+
+    def judged(model: object) -> Scores:
+        blend = model.blend  # type: ignore[attr-defined]  # any model will do
+        return {"ndcg@20": 1.0 if blend.anchor_weight == 4.0 * MODEL.unit else 0.5, "items_scored": 1.0}
+
+    chosen = blending.choose(MODEL, judged, Recipe())
+
+    assert replace(chosen, anchor_weight=start.anchor_weight, alone=None) == start
+    assert chosen.anchor_weight == 4.0
+
+
+def test_what_scores_too_many_items_is_marked_down() -> None:
+    def judged(model: object) -> Scores:
+        greedy = model.blend.neighbour_nominees > 50  # type: ignore[attr-defined]
+        return {"ndcg@20": 0.6 if greedy else 0.5, "items_scored": 10_000.0 if greedy else 10.0}
+
+    assert blending.choose(MODEL, judged, Recipe()).neighbour_nominees <= 50
