@@ -80,9 +80,7 @@ class Portrait:
             self.progress(f"{self.recipe.encoder}: {step}", share)
 
         recipe = self.recipe if split.fading else replace(self.recipe, half_life_seconds=FOREVER_SECONDS)
-        choosing = None
-        if len(split.validation):
-            choosing = served.choosing(split.validation, split.criterion, VOICES_USERS, recipe.seed)
+        choosing = served.choosing(split.validation, split.criterion, VOICES_USERS, recipe.seed)
         version = f"{recipe.encoder}-portrait-{recipe.seed}"
         return fit(split.train, recipe, version=version, choosing=choosing, progress=progress)[0]
 

@@ -30,7 +30,7 @@ def table(caption: str | Markup, head: Sequence[str | Markup], rows: Iterable[Se
             for row in rows
         ),
     )
-    inner = element("table", element("caption", caption), top, body)
+    inner = element("table", element("caption", element("span", caption)), top, body)
     return element("div", inner, class_="wide", tabindex="0", role="region", aria_label="table, scrolls sideways")
 
 
