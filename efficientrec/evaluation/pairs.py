@@ -40,7 +40,8 @@ class Pairs:
 
     def counts(self) -> NDArray[np.int64]:
         """(rows,) how many items each row has."""
-        return np.diff(self._bounds())
+        bounds = np.searchsorted(self.key, np.arange(self.rows + 1, dtype=np.int64) * self.items)
+        return np.diff(bounds)
 
     def has(self, items: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Whether each place of items (rows, N) names an item of its row; -1 names none."""
@@ -53,15 +54,12 @@ class Pairs:
 
     def take(self, rows: NDArray[np.integer]) -> Pairs:
         """The pairs of some of the rows (ascending), which are numbered anew."""
-        bounds = self._bounds()
-        count = bounds[rows + 1] - bounds[rows]
+        first = np.searchsorted(self.key, rows.astype(np.int64) * self.items)
+        count = np.searchsorted(self.key, (rows.astype(np.int64) + 1) * self.items) - first
         step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-        item = self.key[np.repeat(bounds[rows], count) + step] % self.items
+        item = self.key[np.repeat(first, count) + step] % self.items
         return Pairs(len(rows), self.items, np.repeat(np.arange(len(rows)), count) * self.items + item)
 
     def shared(self, other: Pairs) -> Pairs:
         """The pairs that both have."""
         return Pairs(self.rows, self.items, np.intersect1d(self.key, other.key, assume_unique=True))
-
-    def _bounds(self) -> NDArray[np.int64]:
-        return np.searchsorted(self.key, np.arange(self.rows + 1, dtype=np.int64) * self.items)

@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientrec import kernels
 from efficientrec.compiled import compiled
 from efficientrec.evaluation.questions import Question
 
@@ -48,15 +47,11 @@ def answer(scorer: Scorer, question: Question, size: int, seed: int) -> Answer:
     """The lists that follow from the scores of every item that the user has not met."""
     items = np.full((len(question), size), -1, np.int32)
     found = np.zeros((len(question), size), np.bool_)
-    order = np.random.default_rng(seed).permutation(scorer.items).astype(np.int32)
-    place, best = np.empty(size, np.int32), np.empty(size, np.float32)
+    draw = np.random.default_rng(seed).permutation(scorer.items).astype(np.int32)
     for first, part, scores in _chunks(scorer, question):
-        found[first : first + len(part)] = _hits(part, scores, size)
-        drawn = scores[:, order]
-        for row in range(len(part)):
-            count = kernels.top(drawn[row], size, place, best)
-            count = int((best[:count] > -np.inf).sum())
-            items[first + row, :count] = order[place[:count]]
+        rows = slice(first, first + len(part))
+        found[rows] = _hits(part, scores, size)
+        fill_lists(scores, draw, items[rows])
     return Answer(items, found, np.full(len(question), scorer.items, np.int64))
 
 
@@ -81,6 +76,32 @@ def _hits(part: Question, scores: NDArray[np.float32], size: int) -> NDArray[np.
     found = np.zeros((len(part), size), np.bool_)
     mark_targets(scores, part.wanted.row[known], part.wanted.item[known], found)
     return found
+
+
+@compiled
+def fill_lists(scores: NDArray[np.float32], draw: NDArray[np.int32], items: NDArray[np.int32]) -> None:
+    """Fills items (rows, N) with the best of scores (rows, items), greatest first, equal ones by their draw (items,);
+    what is -inf is not listed."""
+    size = items.shape[1]
+    best = np.empty(size, np.float32)
+    for row in range(len(scores)):
+        listed, kept = items[row], 0
+        for item in range(scores.shape[1]):
+            value = scores[row, item]
+            if value == -np.inf or (kept == size and value < best[kept - 1]):
+                continue
+            if kept == size and value == best[kept - 1] and draw[item] > draw[listed[kept - 1]]:
+                continue
+            place = kept if kept < size else size - 1
+            while place > 0 and (
+                best[place - 1] < value or (best[place - 1] == value and draw[listed[place - 1]] > draw[item])
+            ):
+                best[place] = best[place - 1]
+                listed[place] = listed[place - 1]
+                place -= 1
+            best[place] = value
+            listed[place] = item
+            kept = min(kept + 1, size)
 
 
 @compiled
