@@ -134,23 +134,27 @@ class Among:
 
 @dataclass(frozen=True, slots=True)
 class Exactly:
-    """A model's exact score of every item, which its shortlists would let it see of a few only."""
+    """A model's exact score of some items, of which its shortlists would let it see a few only; the others get none."""
 
     model: Model
+    listed: NDArray[np.bool_]
 
     @property
     def items(self) -> int:
         return len(self.model.items)
 
     def scores(self, question: Question) -> NDArray[np.float32]:
-        model = self.model
-        taste, places = model.encoder.taste(served.rows_of(model, question)), model.ranking_places
+        model, listed = self.model, np.flatnonzero(self.listed)
+        taste = model.encoder.taste(served.rows_of(model, question))
+        vectors, places = model.ranking_vectors[listed], model.ranking_places[listed]
+        exact = np.tile(model.item_bias[listed], (len(question), 1))
         if not places.shape[1]:
-            return np.asarray(taste @ model.ranking_vectors.T + model.item_bias, np.float32)
-        scores = np.tile(model.item_bias, (len(question), 1))
+            exact += taste @ vectors.T
         for column in range(places.shape[1]):
             held = places[:, column] >= 0
-            scores[:, held] += np.minimum(taste[:, places[held, column]], model.ranking_vectors[held, column])
+            exact[:, held] += np.minimum(taste[:, places[held, column]], vectors[held, column])
+        scores = np.full((len(question), self.items), -np.inf, np.float32)
+        scores[:, listed] = exact
         return scores
 
 

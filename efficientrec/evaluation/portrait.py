@@ -131,7 +131,7 @@ class Portrait:
         question, data, new = world.split.test, world.split.train, world.new
         model, name, seed = self._learned(world.split), self.recipe.encoder, self.recipe.seed
         scorers: Mapping[str, Scorer] = {
-            f"{name}, by features alone": cold.Exactly(model),
+            f"{name}, by features alone": cold.Exactly(model, new),
             "described alike": cold.LikeDescribed(data),
             "popularity of category": cold.CategoryPopularity(data),
             "random": cold.Chance(len(new), np.random.default_rng(seed)),
