@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from efficientrec.errors import TrainingImpossible
+from efficientrec.errors import EvaluationLeaks, TrainingImpossible
 from efficientrec.evaluation import cluster_map, cold, protocols, ranks, served, tradeoff
 from efficientrec.evaluation.cold import NewItems, after
 from efficientrec.evaluation.portrait import Portrait, everybody
@@ -193,6 +194,28 @@ def test_clusters_of_one_taste_lie_together_on_the_map(trained: Trained) -> None
 
     assert [each.members for each in placed] == sorted((each.members for each in placed), reverse=True)
     assert (x[taste == 0].max() < x[taste == 1].min()) or (x[taste == 1].max() < x[taste == 0].min())
+
+
+def test_a_portrait_tells_of_cold_users_new_items_cost_and_clusters() -> None:
+    told = Portrait(
+        data="toy", split=SPLIT, recipe=QUICK, title=str.upper, progress=lambda *_: None, clock=lambda: 0.0
+    ).draw()
+
+    assert [point["events"] for point in told["cold_users"]] == [*cold.EVENTS, None]
+    for point in told["cold_users"]:
+        itemknn = {"itemknn", "ease"} if point["events"] != 0 else set()
+        assert point["models"].keys() == {"efficientrec", "efficientrec by votes", "popularity"} | itemknn
+    assert told["cold_items"]["models"]["random"].keys() >= {"recall@20", "hit_rate@10"}
+    assert {point["knob"] for point in told["tradeoff"]} >= {"clusters kept", "share of each shortlist"}
+    assert all(title.startswith("ITEM-") for cluster in told["clusters"] for title in cluster["top"])
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_a_leak_in_the_split_is_refused() -> None:
+    leaking = replace(SPLIT, train=WORLD, final=WORLD)
+
+    with pytest.raises(EvaluationLeaks):
+        Portrait(data="toy", split=leaking, recipe=QUICK, title=str, progress=lambda *_: None, clock=lambda: 0.0).draw()
 
 
 def test_data_without_anybody_to_ask_are_refused() -> None:

@@ -76,22 +76,32 @@ class NewItems:
 
 def _without(question: Question, new: NDArray[np.bool_]) -> Question:
     """The question as it is while the items are unknown."""
-    everywhere = np.append(new, np.zeros(question.wanted.items - len(new), np.bool_))
-    owner = np.repeat(np.arange(len(question)), np.diff(question.start))
-    kept = _keeping(question, owner, ~everywhere[question.given.item[question.event]])
-    return _answerable(replace(kept, wanted=_only(kept.wanted, ~everywhere)))
+    unknown = _everywhere(question, new)
+    return _answerable(replace(_forgetting(question, unknown), wanted=_only(question.wanted, ~unknown)))
 
 
 def _asking_for(question: Question, new: NDArray[np.bool_]) -> Question:
     """The question for what the users liked of the new items, whether that was given or asked for."""
-    everywhere = np.append(new, np.zeros(question.wanted.items - len(new), np.bool_))
+    unknown = _everywhere(question, new)
     owner = np.repeat(np.arange(len(question)), np.diff(question.start))
     item, weight = question.given.item[question.event], question.given.weight[question.event]
     liked = Pairs.of(owner[weight > 0], item[weight > 0], len(question), question.wanted.items)
     key = np.union1d(liked.key, question.wanted.key)
-    wanted = _only(Pairs(len(question), question.wanted.items, key), everywhere)
-    kept = _keeping(question, owner, ~everywhere[item])
-    return _answerable(replace(kept, wanted=wanted, judged=wanted, favoured=wanted))
+    wanted = _only(Pairs(len(question), question.wanted.items, key), unknown)
+    return _answerable(replace(_forgetting(question, unknown), wanted=wanted, judged=wanted, favoured=wanted))
+
+
+def _everywhere(question: Question, new: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(all items of the question,) which are new; items that could not be known to begin with are not."""
+    return np.append(new, np.zeros(question.wanted.items - len(new), np.bool_))
+
+
+def _forgetting(question: Question, unknown: NDArray[np.bool_]) -> Question:
+    """With nothing given of the unknown items."""
+    owner = np.repeat(np.arange(len(question)), np.diff(question.start))
+    kept = _keeping(question, owner, ~unknown[question.given.item[question.event]])
+    known = ~unknown[question.given.item]
+    return replace(kept, given=question.given.chosen(known), event=(np.cumsum(known) - 1)[kept.event])
 
 
 def _keeping(question: Question, owner: NDArray[np.int64], kept: NDArray[np.bool_]) -> Question:
