@@ -37,7 +37,7 @@ def ease(liked: csr_matrix, ridge: float) -> NDArray[np.float64]:
     return weights
 
 
-@pytest.mark.parametrize("users", [40, 7])  # fewer users than items take the other way to the inverse
+@pytest.mark.parametrize("users", [40, 7])
 def test_without_what_was_added_the_weights_are_those_of_ease(users: int) -> None:
     liked = likes(users)
     count = np.asarray(liked.sum(axis=0)).ravel()

@@ -15,10 +15,11 @@ from efficientrec.evaluation import histories, judging
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
 from efficientrec.training import memberships
+from efficientrec.training.blending import Voices
 from efficientrec.training.data import TrainingData
 from efficientrec.training.folder import train_folder
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.train import Trained, train
+from efficientrec.training.train import Trained, build, train
 from efficientrec.training.weights import signed
 from tests.toy import additive, sigmoid
 
@@ -106,6 +107,17 @@ def test_an_item_that_nobody_touched_goes_to_the_taste_that_it_is_described_by(t
         score = (model.encoder.taste(rows) @ model.ranking_vectors.T)[0]
 
         assert score[new[taste]] > score[new[1 - taste]]
+
+
+def test_so_it_does_in_a_catalogue_too_large_for_exact_weights() -> None:
+    model = build(WORLD, replace(QUICK, exact_items=0), "toy", lambda step, share: None).speaking(Voices())
+    new = (TASTE - 1, 2 * TASTE - 1)
+
+    for taste in (0, 1):
+        got = listed(model, [taste * TASTE, taste * TASTE + 1, taste * TASTE + 2])
+
+        assert new[1 - taste] not in got
+        assert new[taste] in got
 
 
 def test_the_two_tastes_belong_to_different_clusters(trained: Trained) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
@@ -27,7 +29,7 @@ def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
     closed = ranking.fit(weights, tokens, recipe)
 
     progress("memberships", 0.0)
-    trait_keys, traits = _traits(data)
+    trait_keys, traits = _traits(data, recipe.trait_users_min)
     seen = np.bincount(data.user, minlength=data.users)
     clusters = int(np.clip((seen >= 2).sum() // recipe.users_per_cluster, 2 * 2, recipe.clusters))
     head = memberships.fit(
@@ -60,16 +62,14 @@ def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
     )
 
 
-def _traits(data: TrainingData) -> tuple[NDArray[np.uint64], csr_matrix]:
-    """Keys of the known traits, ascending, and which user has which (users, traits), each user's adding up to 1."""
-    names = sorted({trait for traits in data.traits for trait in traits[:TRAITS_MAX]}, key=key_of)
+def _traits(data: TrainingData, users_min: int) -> tuple[NDArray[np.uint64], csr_matrix]:
+    """Keys of the traits that at least so many users have, ascending, and which user has which (users, traits), each
+    user's adding up to 1."""
+    kept = [traits[:TRAITS_MAX] for traits in data.traits]
+    count = Counter(trait for traits in kept for trait in traits)
+    names = sorted((trait for trait, users in count.items() if users >= users_min), key=key_of)
     place = {name: index for index, name in enumerate(names)}
-    entries = [
-        (user, place[trait], 1 / len(traits[:TRAITS_MAX]))
-        for user, traits in enumerate(data.traits)
-        for trait in traits[:TRAITS_MAX]
-    ]
-    rows, columns, values = zip(*entries, strict=True) if entries else ((), (), ())
-    return keys_of(names), csr_matrix(
-        (np.array(values, np.float32), (rows, columns)), (data.users, len(names)), dtype=np.float32
-    )
+    entries = [(user, place[trait]) for user, traits in enumerate(kept) for trait in traits if trait in place]
+    rows, columns = np.array(entries, np.int64).reshape(-1, 2).T
+    share = np.float32(1) / np.maximum(np.bincount(rows, minlength=data.users), 1).astype(np.float32)
+    return keys_of(names), csr_matrix((share[rows], (rows, columns)), (data.users, len(names)), dtype=np.float32)

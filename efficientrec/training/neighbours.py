@@ -15,7 +15,6 @@ the first three steps .436, with all .443.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,24 +25,33 @@ from numpy.typing import NDArray
 from efficientrec.shortlists import Shortlists, cut
 from efficientrec.training import nearest
 from efficientrec.training.recipe import Recipe
+from efficientrec.training.transitions import best
 
 Floats = NDArray[np.float32]
-Product = Callable[[Floats], Floats]
 
-AT_A_TIME = 1024  # items whose weights are written out at once
+AT_A_TIME = 1024  # items whose weights are sorted or mirrored at once: all of them would take twice the room
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """B (items, items), known by its products with thin matrices (items, k); its diagonal is 0."""
+    """What having liked the row's item says of the column's."""
 
-    items: int
-    times: Product
-    """B · thin"""
-    times_transposed: Product
-    """Bᵀ · thin"""
+    matrix: Floats | scipy.sparse.csr_matrix
+    """(items, items) B; its diagonal is 0."""
     rows: scipy.sparse.csr_matrix
     """(users, items) the likes with the weight that each user has."""
+
+    @property
+    def items(self) -> int:
+        return int(self.rows.shape[1])
+
+    def times(self, thin: Floats) -> Floats:
+        """B · thin"""
+        return np.asarray(self.matrix @ thin, np.float32)
+
+    def times_transposed(self, thin: Floats) -> Floats:
+        """Bᵀ · thin"""
+        return np.asarray(self.matrix.T @ thin, np.float32)
 
 
 def fit(likes: scipy.sparse.csr_matrix, tokens: scipy.sparse.csr_matrix, recipe: Recipe) -> Weights:
@@ -57,72 +65,40 @@ def fit(likes: scipy.sparse.csr_matrix, tokens: scipy.sparse.csr_matrix, recipe:
 
     ridge = recipe.ridge * float(np.sqrt((count**2).sum() / max(count.sum(), 1e-9)))
     penalty = np.asarray(ridge + recipe.dropout / (1 - recipe.dropout) * own, np.float32)
+    damped = np.asarray(((1 + count) / (1 + count.mean())) ** -recipe.popularity_power, np.float32)
     described = scipy.sparse.csr_matrix(tokens.T) * np.float32(np.sqrt(recipe.description_weight))
-    rows = scipy.sparse.csr_matrix(scipy.sparse.vstack([counted, described]), dtype=np.float32)
-    level = np.asarray(((1 + count) / (1 + count.mean())) ** -recipe.popularity_power, np.float32)[:, None]
-    if min(rows.shape) > recipe.exact_items:
+    if likes.shape[1] > recipe.exact_items:
         near = nearest.fit(counted, described, penalty, recipe.nearest, recipe.seed)
-        return Weights(
-            rows.shape[1],
-            lambda thin: np.asarray(near @ (level * thin), np.float32),
-            lambda thin: np.asarray(level * (near.T @ thin), np.float32),
-            counted,
-        )
-    inverted, diagonal = _inverse(rows, penalty)
-    reward = level / diagonal[:, None]
-
-    def times(thin: Floats) -> Floats:
-        return np.asarray(level * thin - inverted(reward * thin), np.float32)
-
-    def times_transposed(thin: Floats) -> Floats:
-        return np.asarray(level * thin - reward * inverted(thin), np.float32)
-
-    return Weights(rows.shape[1], times, times_transposed, counted)
+        return Weights(scipy.sparse.csr_matrix(near @ scipy.sparse.diags_array(damped)), counted)
+    rows = scipy.sparse.csr_matrix(scipy.sparse.vstack([counted, described]), dtype=np.float32)
+    weights = _inverse(rows, penalty)  # P, of which B = I - P / diag(P)
+    weights *= -damped / weights.diagonal()
+    np.fill_diagonal(weights, 0)
+    return Weights(weights, counted)
 
 
-def _inverse(rows: scipy.sparse.csr_matrix, penalty: Floats) -> tuple[Product, Floats]:
-    """Products with P = (RᵀR + Λ)⁻¹ and its diagonal; penalty (items,): of Λ. B is then I - P / diag(P)."""
-    items = rows.shape[1]
-    if items <= rows.shape[0]:
-        gram = (rows.T @ rows).toarray().astype(np.float32)
-        gram[np.diag_indices_from(gram)] += penalty
-        factor = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
-        inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-        for first in range(0, items, AT_A_TIME):  # the other half, by parts: at once it would take twice the room
-            block = slice(first, first + AT_A_TIME)
-            inverse[:first, block] = inverse[block, :first].T
-            corner = inverse[block, block]
-            corner[...] = np.tril(corner) + np.tril(corner, -1).T
-        return lambda thin: np.asarray(inverse @ thin, np.float32), inverse.diagonal().copy()
-
-    # Woodbury, over columns that are scaled by Λ^-½: P = Λ^-½ (I - Sᵀ (I + S Sᵀ)⁻¹ S) Λ^-½
-    root = np.asarray(1 / np.sqrt(penalty), np.float32)[:, None]
-    scaled = scipy.sparse.csr_matrix(rows @ scipy.sparse.diags_array(root.ravel()))
-    small = (scaled @ scaled.T).toarray().astype(np.float32)
-    small[np.diag_indices_from(small)] += np.float32(1)
-    lower = scipy.linalg.cholesky(small, lower=True, overwrite_a=True, check_finite=False)
-    diagonal = np.empty(items, np.float32)
-    for first in range(0, items, AT_A_TIME):  # by parts: whole it would be as large as rows times items
-        part = scaled[:, first : first + AT_A_TIME].toarray()
-        half = scipy.linalg.solve_triangular(lower, part, lower=True, overwrite_b=True, check_finite=False)
-        diagonal[first : first + AT_A_TIME] = 1 - np.square(half).sum(axis=0)
-
-    def inverted(thin: Floats) -> Floats:
-        turned = root * thin
-        inner = scipy.linalg.cho_solve((lower, True), np.asarray(scaled @ turned, np.float32), check_finite=False)
-        return np.asarray(root * (turned - scaled.T @ inner), np.float32)
-
-    return inverted, np.asarray(diagonal * np.square(root.ravel()), np.float32)
+def _inverse(rows: scipy.sparse.csr_matrix, penalty: Floats) -> Floats:
+    """(RᵀR + Λ)⁻¹; penalty (items,): the diagonal of Λ."""
+    gram = (rows.T @ rows).toarray().astype(np.float32)
+    gram[np.diag_indices_from(gram)] += penalty
+    factor = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
+    inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+    for first in range(0, len(inverse), AT_A_TIME):  # only the lower half is filled
+        block = slice(first, first + AT_A_TIME)
+        inverse[:first, block] = inverse[block, :first].T
+        corner = inverse[block, block]
+        corner[...] = np.tril(corner) + np.tril(corner, -1).T
+    return np.asarray(inverse, np.float32)
 
 
 def shortlists(weights: Weights, size: int) -> Shortlists:
     """The `size` items that each item speaks for most."""
-    parts = []
-    for first in range(0, weights.items, AT_A_TIME):
-        owners = np.arange(first, min(first + AT_A_TIME, weights.items))
-        one = np.zeros((weights.items, len(owners)), np.float32)
-        one[owners, np.arange(len(owners))] = 1
-        listed = np.ascontiguousarray(weights.times_transposed(one).T)
-        listed[np.arange(len(owners)), owners] = 0  # up to rounding it is
-        parts.append(cut(listed, size))
+    if scipy.sparse.issparse(weights.matrix):
+        good = weights.matrix.copy()
+        good.data = np.maximum(good.data, 0)
+        good.eliminate_zeros()
+        return best(good, size)
+    parts = [
+        cut(np.asarray(weights.matrix[first : first + AT_A_TIME]), size) for first in range(0, weights.items, AT_A_TIME)
+    ]
     return Shortlists(np.concatenate([part.items for part in parts]), np.concatenate([part.scores for part in parts]))

@@ -7,12 +7,11 @@ well item j fits what a user did.
 3. *What is left*: e_i, the best rank-`item_dim` approximation of B minus that. Both are weighted by what users really
    did: it is X B that is approximated, not B (see papers on low-rank EASE).
 4. f_i = concat(v_i, e_i).
-
-B is known by its products with thin matrices, which is all that is needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +19,11 @@ import scipy.linalg
 import scipy.sparse
 from numpy.typing import NDArray
 
-from efficientrec.training.neighbours import Product, Weights
+from efficientrec.training.neighbours import Weights
 from efficientrec.training.recipe import Recipe
 
 Floats = NDArray[np.float32]
+Product = Callable[[Floats], Floats]
 
 POWER_STEPS = 4  # of the randomised singular vectors; more change nothing in the third digit
 OVERSAMPLING = 20
@@ -83,10 +83,12 @@ def fit(weights: Weights, tokens: scipy.sparse.csr_matrix, recipe: Recipe) -> Ra
     learned = np.zeros((items, recipe.item_dim), np.float32)
     item_side[:, :item_dim] = _right_vectors(left, left_transposed, items, item_dim, generator)
     learned[:, :item_dim] = times(item_side[:, :item_dim]) - features @ (feature_side.T @ item_side[:, :item_dim])
-    return Ranking(
-        np.concatenate((features, learned), axis=1),
-        np.ascontiguousarray(np.concatenate((feature_side, item_side), axis=1), np.float32),
-    )
+    side = np.concatenate((feature_side, item_side), axis=1)
+    unknown = (spread == 0) & ~side.any(axis=1)
+    if solve is not None and unknown.any():  # no item speaks for these: what their descriptions let expect
+        expected = scipy.linalg.cho_solve(solve, informed.T @ (spread[:, None] * side))
+        side[unknown] = tokens[unknown] @ expected
+    return Ranking(np.concatenate((features, learned), axis=1), np.ascontiguousarray(side, np.float32))
 
 
 def _right_vectors(

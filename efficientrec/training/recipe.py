@@ -38,9 +38,9 @@ class Recipe:
     token_items_min: int = 3
     """Items that must share a token before it can say anything."""
     exact_items: int = 8000
-    """Items (or users) up to which the weights between items are exact; the inverse behind them takes seconds at this
-    size, and minutes at 20,000."""
-    nearest: int = 100
+    """Items up to which the weights between them are exact; the inverse behind them takes seconds at this size, and
+    minutes at 20,000."""
+    nearest: int = 64
     """Items on which each is regressed where there are more."""
     ridge: float = 10.0
     """Factor of λ, which also grows with the root of the mean popularity of an interaction's item."""
@@ -71,6 +71,8 @@ class Recipe:
     """Batches of the membership head."""
     batch: int = 256
     """Users of a batch, each as two halves of what he did."""
+    trait_users_min: int = 20
+    """Users that must share a demographic trait before it can say anything."""
     trait_dim: int = 8
     """Width of what is learned of a demographic trait."""
     learning_rate: float = 1e-2
