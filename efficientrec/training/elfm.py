@@ -225,7 +225,7 @@ def nominees(
     have it among their `kept` strongest. What one is credited with is how much better it is than the next that is left
     out: the best gets the members' mean membership.
 
-    Affinities alone nominate as well, but need twice as many items for it: they do not know what is popular, nor which
+    Affinities alone nominate as well with a quarter more items: they do not know what is popular, nor which
     co-clusters go together.
     """
     clusters = users.shape[1]
