@@ -34,6 +34,7 @@ COLUMNS = {
     "prequential": ("hit_rate@10", "ndcg@10", "mrr@10"),
 }
 """The metrics that are shown; all are in the JSON."""
+WIDTH = 120  # a table in a file or a narrow window keeps its figures whole
 PACKAGES = ("efficientrec", "numpy", "scipy", "numba", "torch", "implicit")
 
 
@@ -84,7 +85,8 @@ def evaluate(
                 progress=progress,
                 clock=time.perf_counter,
             ).run()
-    console.print(table(result))
+    wide = console if console.width >= WIDTH else Console(width=WIDTH, file=console.file, quiet=console.quiet)
+    wide.print(table(result))
     for entry in result.entries:
         if entry.skipped:
             console.print(f"{entry.name} was left out: {entry.skipped}", markup=False, highlight=False)
@@ -100,16 +102,18 @@ def table(result: Result) -> Table:
     shown = COLUMNS[result.protocol]
     deciding = shown[-1]
     best = result.best_baseline(deciding)
-    columns = (*shown, COVERAGE, "items scored", "seconds", f"p ({deciding})")
-    caption = "" if best is None else f"p: against {best.name}, the best baseline by {deciding}"
-    grid = Table("", *columns, title=f"{result.data}, {result.protocol}, seed {result.seed}", caption=caption)
+    columns = (*shown, "coverage", "scored", "seconds", "p")
+    caption = "below each figure its 95% interval; scored: items for a list; seconds: of learning and tuning"
+    if best is not None:
+        caption += f"; p: of {deciding} against {best.name}, the best baseline"
+    grid = Table(title=f"{result.data}, {result.protocol}, seed {result.seed}", caption=caption)
+    for column in ("", *columns):
+        grid.add_column(column, no_wrap=True)
     for entry in result.entries:
         intervals = entry.intervals()
         if not intervals:
             continue
-        cells = [
-            f"{value.mean:.4f} ({value.low:.4f}–{value.high:.4f})" for value in (intervals[name] for name in shown)
-        ]
+        cells = [f"{value.mean:.4f}\n{value.low:.3f}–{value.high:.3f}" for value in map(intervals.__getitem__, shown)]
         p_value = ""
         if best is not None and best is not entry and entry.resampled is not None and best.resampled is not None:
             p_value = f"{entry.resampled.p_value(best.resampled, deciding):.3f}"

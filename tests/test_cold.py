@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from efficientrec.errors import TrainingImpossible
+from efficientrec.errors import EvaluationLeaks, TrainingImpossible
 from efficientrec.evaluation import cluster_map, cold, protocols, ranks, served, tradeoff
 from efficientrec.evaluation.cold import NewItems, after
 from efficientrec.evaluation.portrait import Portrait, everybody
 from efficientrec.evaluation.questions import Question, asking
+from efficientrec.model import Model
+from efficientrec.recommend import recommend
 from efficientrec.training.data import TrainingData
 from efficientrec.training.train import Trained, fit, train
 from tests.test_training import QUICK, TASTE, WORLD
+from tests.toy import random_model
+from tests.toy_elfm import random_elfm
 
 SPLIT = protocols.strong(WORLD, 0)
 
@@ -42,7 +47,7 @@ def hand_made() -> Question:
 
 def given_to(question: Question, user: int) -> list[int]:
     events = question.event[question.start[user] : question.start[user + 1]]
-    return question.given.item[events].tolist()
+    return [int(item) for item in question.given.item[events]]
 
 
 @pytest.mark.parametrize(
@@ -110,11 +115,36 @@ def test_new_items_are_found_by_their_description_and_chance_finds_them_by_chanc
         return ranks.answer(cold.Among(scorer, new), question, int(new.sum()), 0).items[:, 0]
 
     names = np.array([int(name.removeprefix("item-")) for name in data.items])
-    for scorer in (cold.Exactly(model), cold.LikeDescribed(data)):
+    for scorer in (cold.Exactly(model, new), cold.LikeDescribed(data)):
         assert (names[first(scorer)] // TASTE == question.users % 2).all()
     drawn = first(cold.Chance(len(new), np.random.default_rng(0)))
     assert 0.1 < (names[drawn] // TASTE == question.users % 2).mean() < 0.9
     assert len(set(first(cold.CategoryPopularity(data)).tolist())) == 1  # the same for everybody
+
+
+@pytest.mark.parametrize("model", [random_model(1), random_elfm(1)], ids=["products", "minima"])
+def test_exact_scores_are_those_that_serve(model: Model) -> None:
+    items = len(model.items)
+    data = TrainingData(
+        user=np.repeat(np.arange(3, dtype=np.int32), 4),
+        item=np.arange(12, dtype=np.int32),
+        weight=np.ones(12, np.float32),
+        at=np.arange(12, dtype=np.int64),
+        items=model.items.ids,
+        tokens=[[]] * items,
+        traits=[[]] * 3,
+    )
+    silent = replace(model.blend, cluster_weight=0.0, anchor_weight=0.0, neighbour_weight=0.0)
+    question = everybody(data, 3, 0)
+
+    served_lists = recommend(replace(model, blend=silent), served.rows_of(model, question), 10)
+    scores = cold.Exactly(model, np.arange(items) < 50).scores(question)
+
+    known = (served_lists.items >= 0) & (served_lists.items < 50)
+    assert known.any()
+    assert (scores[:, 50:] == -np.inf).all()
+    expected = np.take_along_axis(scores, np.maximum(served_lists.items, 0), axis=1)
+    np.testing.assert_allclose(served_lists.scores[known], expected[known], rtol=1e-5, atol=1e-5)
 
 
 def test_lists_of_new_items_hold_nothing_else(trained: Trained) -> None:
@@ -140,21 +170,19 @@ def test_a_model_serves_with_fewer_candidates_and_with_its_own_numbers_as_ever(t
         "clusters kept": kept,
         "share of each shortlist": 1.0,
         "last items that vote": max(blend.anchors, blend.neighbours),
-        "neighbours nominated by each": min(blend.neighbour_nominees, longest),
     }
+    if blend.neighbour_weight > 0:
+        own_value["neighbours nominated by each"] = min(blend.neighbour_nominees, longest)
     as_ever: list[str] = []
-    scored: dict[str, list[float]] = {}
 
     for variant in tradeoff.variants(trained.model):
         variant.model.check()
         answer = served.answer(variant.model, SPLIT.test, 5)
-        scored.setdefault(variant.knob, []).append(float(answer.scored.mean()))
-        if variant.value == {"clusters kept": kept, "share of each shortlist": 1.0}.get(variant.knob, 8):
+        if variant.value == own_value[variant.knob]:
             np.testing.assert_array_equal(answer.items, own.items)
             as_ever.append(variant.knob)
 
-    assert as_ever == list(scored)
-    assert scored["clusters kept"][0] < scored["clusters kept"][-1]
+    assert as_ever == list(own_value)
 
 
 def test_clusters_of_one_taste_lie_together_on_the_map(trained: Trained) -> None:
@@ -166,6 +194,28 @@ def test_clusters_of_one_taste_lie_together_on_the_map(trained: Trained) -> None
 
     assert [each.members for each in placed] == sorted((each.members for each in placed), reverse=True)
     assert (x[taste == 0].max() < x[taste == 1].min()) or (x[taste == 1].max() < x[taste == 0].min())
+
+
+def test_a_portrait_tells_of_cold_users_new_items_cost_and_clusters() -> None:
+    told = Portrait(
+        data="toy", split=SPLIT, recipe=QUICK, title=str.upper, progress=lambda *_: None, clock=lambda: 0.0
+    ).draw()
+
+    assert [point["events"] for point in told["cold_users"]] == [*cold.EVENTS, None]
+    for point in told["cold_users"]:
+        itemknn = {"itemknn", "ease"} if point["events"] != 0 else set()
+        assert point["models"].keys() == {"efficientrec", "efficientrec by votes", "popularity"} | itemknn
+    assert told["cold_items"]["models"]["random"].keys() >= {"recall@20", "hit_rate@10"}
+    assert {point["knob"] for point in told["tradeoff"]} >= {"clusters kept", "share of each shortlist"}
+    assert all(title.startswith("ITEM-") for cluster in told["clusters"] for title in cluster["top"])
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_a_leak_in_the_split_is_refused() -> None:
+    leaking = replace(SPLIT, train=WORLD, final=WORLD)
+
+    with pytest.raises(EvaluationLeaks):
+        Portrait(data="toy", split=leaking, recipe=QUICK, title=str, progress=lambda *_: None, clock=lambda: 0.0).draw()
 
 
 def test_data_without_anybody_to_ask_are_refused() -> None:

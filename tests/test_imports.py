@@ -7,7 +7,14 @@ import sys
 
 import pytest
 
-TRAINING_ALONE = {"torch", "pyarrow", "scipy.sparse", "scipy.linalg"}  # numba looks at scipy's version, and at no more
+TRAINING_ALONE = {
+    "torch",
+    "pyarrow",
+    "matplotlib",
+    "optuna",
+    "scipy.sparse",
+    "scipy.linalg",
+}  # numba looks at scipy's version, and at no more
 
 
 @pytest.mark.parametrize(

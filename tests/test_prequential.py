@@ -121,10 +121,15 @@ def test_nothing_of_the_future_changes_a_list() -> None:
         np.testing.assert_array_equal(one, two)
 
 
-def replay(models: list[str], refreshes: tuple[str, ...] = ("event", "day"), refit: int | str = 300) -> Result:
+def replay(
+    models: list[str],
+    refreshes: tuple[str, ...] = ("event", "day"),
+    refit: int | str = 300,
+    stream: Stream = STREAM,
+) -> Result:
     return Replay(
         data="toy",
-        stream=STREAM,
+        stream=stream,
         models=models,
         recipe=QUICK,
         every=2,
@@ -154,6 +159,24 @@ def test_every_model_is_replayed_with_lists_of_the_moment_and_of_midnight() -> N
     assert rates["efficientrec"] > rates["recency-popularity"] + 0.2
     assert rates["sr+ease"] > rates["recency-popularity"] + 0.2
     assert result.sizes["test_events"] > 100
+
+
+@pytest.mark.parametrize("model", ["itemknn", "sr+ease", "efficientrec"])
+def test_nobody_beats_chance_on_a_future_that_is_drawn(model: str) -> None:
+    """A model that had learned from the future would."""
+    draw = np.random.default_rng(0)
+    future = np.arange(len(WORLD)) >= prequential.bounds(STREAM)[1]
+    drawn = draw.integers(0, len(WORLD.items), len(WORLD))
+    noise = replace(WORLD, item=np.where(future, drawn, WORLD.item).astype(np.int32))
+    noise = replace(noise, weight=np.where(future, 1.0, WORLD.weight).astype(np.float32))
+    of = Stream.of(noise, 0)
+    _, start = prequential.bounds(of)
+    events = of.liked(start, len(noise), 2)
+
+    got = replay([model], ("event",), 10_000, of).entries[0].intervals()["hit_rate@5"].mean
+
+    chance = (5 / (len(WORLD.items) - np.diff(of.question(events, events).start))).mean()
+    assert abs(got - chance) < 3 * np.sqrt(chance * (1 - chance) / len(events))
 
 
 def test_a_replay_is_the_same_for_the_same_seed() -> None:

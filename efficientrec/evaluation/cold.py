@@ -76,22 +76,32 @@ class NewItems:
 
 def _without(question: Question, new: NDArray[np.bool_]) -> Question:
     """The question as it is while the items are unknown."""
-    everywhere = np.append(new, np.zeros(question.wanted.items - len(new), np.bool_))
-    owner = np.repeat(np.arange(len(question)), np.diff(question.start))
-    kept = _keeping(question, owner, ~everywhere[question.given.item[question.event]])
-    return _answerable(replace(kept, wanted=_only(kept.wanted, ~everywhere)))
+    unknown = _everywhere(question, new)
+    return _answerable(replace(_forgetting(question, unknown), wanted=_only(question.wanted, ~unknown)))
 
 
 def _asking_for(question: Question, new: NDArray[np.bool_]) -> Question:
     """The question for what the users liked of the new items, whether that was given or asked for."""
-    everywhere = np.append(new, np.zeros(question.wanted.items - len(new), np.bool_))
+    unknown = _everywhere(question, new)
     owner = np.repeat(np.arange(len(question)), np.diff(question.start))
     item, weight = question.given.item[question.event], question.given.weight[question.event]
     liked = Pairs.of(owner[weight > 0], item[weight > 0], len(question), question.wanted.items)
     key = np.union1d(liked.key, question.wanted.key)
-    wanted = _only(Pairs(len(question), question.wanted.items, key), everywhere)
-    kept = _keeping(question, owner, ~everywhere[item])
-    return _answerable(replace(kept, wanted=wanted, judged=wanted, favoured=wanted))
+    wanted = _only(Pairs(len(question), question.wanted.items, key), unknown)
+    return _answerable(replace(_forgetting(question, unknown), wanted=wanted, judged=wanted, favoured=wanted))
+
+
+def _everywhere(question: Question, new: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(all items of the question,) which are new; items that could not be known to begin with are not."""
+    return np.append(new, np.zeros(question.wanted.items - len(new), np.bool_))
+
+
+def _forgetting(question: Question, unknown: NDArray[np.bool_]) -> Question:
+    """With nothing given of the unknown items."""
+    owner = np.repeat(np.arange(len(question)), np.diff(question.start))
+    kept = _keeping(question, owner, ~unknown[question.given.item[question.event]])
+    known = ~unknown[question.given.item]
+    return replace(kept, given=question.given.chosen(known), event=(np.cumsum(known) - 1)[kept.event])
 
 
 def _keeping(question: Question, owner: NDArray[np.int64], kept: NDArray[np.bool_]) -> Question:
@@ -134,23 +144,27 @@ class Among:
 
 @dataclass(frozen=True, slots=True)
 class Exactly:
-    """A model's exact score of every item, which its shortlists would let it see of a few only."""
+    """A model's exact score of some items, of which its shortlists would let it see a few only; the others get none."""
 
     model: Model
+    listed: NDArray[np.bool_]
 
     @property
     def items(self) -> int:
         return len(self.model.items)
 
     def scores(self, question: Question) -> NDArray[np.float32]:
-        model = self.model
-        taste, places = model.encoder.taste(served.rows_of(model, question)), model.ranking_places
+        model, listed = self.model, np.flatnonzero(self.listed)
+        taste = model.encoder.taste(served.rows_of(model, question))
+        vectors, places = model.ranking_vectors[listed], model.ranking_places[listed]
+        exact = np.tile(model.item_bias[listed], (len(question), 1))
         if not places.shape[1]:
-            return np.asarray(taste @ model.ranking_vectors.T + model.item_bias, np.float32)
-        scores = np.tile(model.item_bias, (len(question), 1))
+            exact += taste @ vectors.T
         for column in range(places.shape[1]):
             held = places[:, column] >= 0
-            scores[:, held] += np.minimum(taste[:, places[held, column]], model.ranking_vectors[held, column])
+            exact[:, held] += np.minimum(taste[:, places[held, column]], vectors[held, column])
+        scores = np.full((len(question), self.items), -np.inf, np.float32)
+        scores[:, listed] = exact
         return scores
 
 

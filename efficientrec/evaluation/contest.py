@@ -85,9 +85,7 @@ class Contest:
         def progress(step: str, share: float) -> None:
             self.progress(f"{name}: {step}", share)
 
-        choosing = None
-        if len(split.validation):
-            choosing = served.choosing(split.validation, split.criterion, VOICES_USERS, recipe.seed)
+        choosing = served.choosing(split.validation, split.criterion, VOICES_USERS, recipe.seed)
         version = f"{name}-{self.protocol}-{recipe.seed}"
         model, voices = fit(split.train, recipe, version=version, choosing=choosing, progress=progress)
         if split.final is not split.train:

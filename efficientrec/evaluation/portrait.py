@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec.errors import TrainingImpossible
-from efficientrec.evaluation import bootstrap, cluster_map, cold, metrics, ranks, served, tradeoff
+from efficientrec.evaluation import bootstrap, cluster_map, cold, leaks, metrics, ranks, served, tradeoff
 from efficientrec.evaluation.baselines.baseline import Unfit
 from efficientrec.evaluation.baselines.bench import Bench
 from efficientrec.evaluation.contest import FOREVER_SECONDS, LIST_SIZE, VOICES_USERS, VOTES
@@ -35,7 +36,7 @@ MAP_USERS = 20_000
 NEW_LIST = 20
 """Places of lists of new items."""
 
-Figures = dict[str, object]
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +53,9 @@ class Portrait:
     clock: Callable[[], float]
 
     def draw(self) -> Figures:
-        """Raises TrainingImpossible when the data are too few for the split."""
+        """Raises TrainingImpossible when the data are too few for the split, EvaluationLeaks when it is not honest."""
         split, name = self.split, self.recipe.encoder
+        leaks.refuse(leaks.of_split(split), "the strong split")
         if not len(split.test):
             raise TrainingImpossible("the strong split leaves nobody to ask: users need more interactions")
         begun = self.clock()
@@ -80,9 +82,7 @@ class Portrait:
             self.progress(f"{self.recipe.encoder}: {step}", share)
 
         recipe = self.recipe if split.fading else replace(self.recipe, half_life_seconds=FOREVER_SECONDS)
-        choosing = None
-        if len(split.validation):
-            choosing = served.choosing(split.validation, split.criterion, VOICES_USERS, recipe.seed)
+        choosing = served.choosing(split.validation, split.criterion, VOICES_USERS, recipe.seed)
         version = f"{recipe.encoder}-portrait-{recipe.seed}"
         return fit(split.train, recipe, version=version, choosing=choosing, progress=progress)[0]
 
@@ -130,10 +130,11 @@ class Portrait:
             world = cold.NewItems.of(self.split, self.recipe.seed)
         except TrainingImpossible as error:
             return {"skipped": str(error)}
+        leaks.refuse(leaks.of_split(world.split), "the split of new items")
         question, data, new = world.split.test, world.split.train, world.new
         model, name, seed = self._learned(world.split), self.recipe.encoder, self.recipe.seed
         scorers: Mapping[str, Scorer] = {
-            f"{name}, by features alone": cold.Exactly(model),
+            f"{name}, by features alone": cold.Exactly(model, new),
             "described alike": cold.LikeDescribed(data),
             "popularity of category": cold.CategoryPopularity(data),
             "random": cold.Chance(len(new), np.random.default_rng(seed)),

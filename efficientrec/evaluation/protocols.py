@@ -92,7 +92,6 @@ def temporal(data: TrainingData, seed: int, share: float = 0.1) -> Split:
     middle, cut = data.cut(2 * share), data.cut(share)
     data, items = known_first(data, data.at < cut)
     later = data.chosen(data.at >= cut)
-    between = data.chosen((data.at >= middle) & (data.at < cut))
     # Validation happens when the items of the time after it are not yet known.
     earlier, known = known_first(data.before(cut), data.before(cut).at < middle)
     between = earlier.chosen(earlier.at >= middle)

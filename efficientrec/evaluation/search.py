@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from efficientrec.errors import SettingInvalid, TrainingDiverged, TrainingImpossible
-from efficientrec.evaluation import served
+from efficientrec.evaluation import metrics, served
 from efficientrec.evaluation.contest import FOREVER_SECONDS, VOICES_USERS
 from efficientrec.evaluation.questions import Split
 from efficientrec.evaluation.spaces import HALF_LIFE, SPACES, Range, Space, with_numbers
@@ -118,9 +118,11 @@ class Search:
             choosing=choosing,
             progress=lambda step, share: self.progress(f"trial {number}: {step}", min(share, 0.99)),
         )
-        scores = choosing(model)(model)
-        limit = max(recipe.scored_min, recipe.scored_share * len(model.items))
-        return scores[split.criterion] * min(1.0, limit / max(scores["items_scored"], 1.0)), scores["items_scored"]
+        size = int(split.criterion.rpartition("@")[2])
+        answer = served.answer(model, split.validation, size)
+        gain = float(metrics.ndcg(answer.hits, split.validation.wanted.counts(), size).mean())
+        scored, limit = float(answer.scored.mean()), max(recipe.scored_min, recipe.scored_share * len(model.items))
+        return gain * min(1.0, limit / max(scored, 1.0)), scored
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:

@@ -10,7 +10,7 @@ from efficientrec.evaluation.ranks import Answer
 from efficientrec.model import Model
 from efficientrec.profile import Rows
 from efficientrec.recommend import recommend
-from efficientrec.training.trials import Choosing, Judged, Scores
+from efficientrec.training.trials import ANSWERS_MIN, Choosing, Judged, Scores
 
 ROWS_AT_A_TIME = 4096
 
@@ -35,8 +35,11 @@ def answer(model: Model, question: Question, size: int, exact: bool = True) -> A
     return Answer(items, question.wanted.has(items), scored)
 
 
-def choosing(question: Question, criterion: str, most: int, seed: int) -> Choosing:
-    """How voices are judged on a question: by the NDCG named, on at most so many of its users."""
+def choosing(question: Question, criterion: str, most: int, seed: int) -> Choosing | None:
+    """How voices are judged on a question: by the NDCG named, on at most so many of its users; None where these are too
+    few to tell voices apart."""
+    if len(question) < ANSWERS_MIN:
+        return None
     asked = question.sample(most, seed)
     targets, size = asked.wanted.counts(), int(criterion.rpartition("@")[2])
 

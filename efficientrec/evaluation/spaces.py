@@ -41,20 +41,31 @@ EFFICIENTREC: Space = {
     "anchor_shortlist": Range(20, 150, log=True, whole=True),
     "neighbour_shortlist": Range(20, 300, log=True, whole=True),
 }
+ELFM: Space = {
+    "elfm.clusters": (256, 512, 1024, 2048),
+    "elfm.dim": (64, 128, 256),
+    "elfm.places": (32, 64, 128),
+    "elfm.clusters_kept": Range(4, 32, log=True, whole=True),
+    "elfm.cluster_shortlist": Range(40, 400, log=True, whole=True),
+    "elfm.learning_rate": Range(1e-3, 2e-2, log=True),
+    "elfm.withheld": Range(0.2, 0.8),
+    "elfm.smoothing": Range(0.0, 0.3),
+}
 ELCREC: Space = {
     "elcrec.sequence.dim": (32, 64, 96, 128),
     "elcrec.sequence.length": (20, 35, 50, 64),
     "elcrec.sequence.layers": (1, 2),
     "elcrec.sequence.dropout": Range(0.1, 0.7),
+    "elcrec.sequence.temperature": Range(0.03, 0.3, log=True),
     "elcrec.sequence.learning_rate": Range(2e-4, 5e-3, log=True),
     "elcrec.clustering": ("none", "published", "assigned"),
     "elcrec.clustering_weight": Range(0.01, 1.0, log=True),
     "elcrec.contrast_weight": Range(0.01, 1.0, log=True),
     "elcrec.clusters": (64, 128, 256, 512),
     "cluster_shortlist": Range(40, 400, log=True, whole=True),
-    "prior": Range(0.3, 30.0, log=True),
+    "prior": Range(0.5, 50.0, log=True),
 }
-SPACES: Mapping[str, Space] = {"efficientrec": EFFICIENTREC, "elcrec": ELCREC}
+SPACES: Mapping[str, Space] = {"efficientrec": EFFICIENTREC, "elfm": ELFM, "elcrec": ELCREC}
 """Of each encoder."""
 HALF_LIFE: Space = {"half_life_seconds": Range(3 * DAY, 3000 * DAY, log=True)}
 """Searched as well where what was long ago may tell less."""

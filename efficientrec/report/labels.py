@@ -20,10 +20,11 @@ def write_beside(
     labels: Sequence[str],
     radii: Sequence[float] | None = None,
     most: int = 40,
+    upright: bool = False,
 ) -> None:
     """Labels the points, the first ones first: right, left, above or below, where there is room; what finds none is
-    left out, and so is what comes after `most`. radii: of the marks, in points. Everything else must be drawn
-    before."""
+    left out, and so is what comes after `most`. radii: of the marks, in points. upright: above or below first.
+    Everything else must be drawn before."""
     axes.autoscale_view()
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -38,8 +39,9 @@ def write_beside(
         x, y = (float(at) for at in axes.transData.transform(point))
         away = GAP + (MARK if radii is None else radii[place])
         wide, high = LETTER * FONT * len(label) * dot, LINE * FONT * dot
-        sides = ((away, 0.0, "left"), (-away, 0.0, "right"), (0.0, away + FONT / 2, "center"))
-        for dx, dy, side in (*sides, (0.0, -away - FONT / 2, "center")):
+        beside = ((away, 0.0, "left"), (-away, 0.0, "right"))
+        over = ((0.0, away + FONT / 2, "center"), (0.0, -away - FONT / 2, "center"))
+        for dx, dy, side in (*over, *beside) if upright else (*beside, *over):
             left = x + dx * dot - {"left": 0.0, "right": wide, "center": wide / 2}[side]
             bottom = y + dy * dot - high / 2
             box = (left, bottom, left + wide, bottom + high)

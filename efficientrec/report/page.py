@@ -25,7 +25,9 @@ ABOUT = (
 )
 RANKED = "by which choices were made on validation, here on the test. Hollow squares are baselines."
 LEARNED = "What it takes to learn and to choose parameters, on the machine named at the end."
-FRESH = "Freshness against accuracy: one stream, its lists made before every event, every hour, or at midnight (UTC)."
+FRESH = (
+    "Freshness against accuracy: one stream, its lists made before every event, at the full hour, or at midnight (UTC)."
+)
 COST_TOLD = (
     "Accuracy against items scored. One trained model; what is written at a point was changed when it served, nothing "
     "was learned again. Shades are 95% intervals."
@@ -50,7 +52,7 @@ def page(told: Sequence[Told], title: str, made: str) -> str:
         element("h1", title),
         element(
             "p",
-            f"{len(names)} data sets, {len(contests)} evaluations. {ABOUT}",
+            f"Data sets: {len(names)}. Evaluations: {len(contests)}. {ABOUT}",
             class_="soft",
         ),
         element("nav", links, aria_label="Data sets"),
@@ -77,7 +79,8 @@ def _data(name: str, told: Sequence[Told], place: int) -> Markup:
     )
 
 
-def _contest(told: Summary, name: str) -> Markup:
+def _contest(whole: Summary, name: str) -> Markup:
+    told = plots.as_served(whole)
     heading = element("h3", PROTOCOLS[told.protocol])
     if told.skipped:
         return joined(heading, element("p", f"Left out: {told.skipped}.", class_="soft"))
@@ -106,7 +109,7 @@ def _contest(told: Summary, name: str) -> Markup:
                 plots.training_time(f"{name}-time", told),
                 LEARNED,
             ),
-            _fresh(told, name),
+            _fresh(whole, name),
             class_="pictures",
         ),
         element(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from efficientrec.features import TITLE_YEAR
 from efficientrec.report.labels import write_beside
 from efficientrec.report.markup import Markup
 from efficientrec.report.names import metric_name
@@ -74,6 +76,8 @@ def tradeoff(
         return None
 
     def draw(axes: Axes) -> None:
+        written: list[tuple[float, float]] = []
+        values: list[str] = []
         for place, knob in enumerate(dict.fromkeys(str(point["knob"]) for point in points)):
             mine = sorted(
                 (point for point in points if point["knob"] == knob), key=lambda each: float(each["items_scored"])
@@ -84,29 +88,24 @@ def tradeoff(
             high = [float(point["metrics"][criterion]["high"]) for point in mine]
             axes.fill_between(x, low, high, color=SERIES[place], alpha=0.1, linewidth=0)
             axes.plot(x, y, color=SERIES[place], marker=MARKERS[place], markersize=5, label=knob)
-            for point, at, height in zip(mine, x, y, strict=True):
-                axes.annotate(
-                    f"{point['value']:g}",
-                    (at, height),
-                    (0, -11 if place == 0 else 5),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=7.5,
-                )
+            written += [(at, height) for at, height in zip(x, y, strict=True)]
+            values += [f"{point['value']:g}" for point in mine]
         for place, (other, value) in enumerate(whole.items()):
             axes.axhline(value, color=INK, linewidth=1, linestyle=("--", ":", "-.")[place % 3], alpha=0.7)
             axes.annotate(
                 f"{other}, all {items:,} items",
                 (1, value),
-                (-2, 3),
+                (-2, -3 if place else 3),
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
                 ha="right",
+                va="top" if place else "bottom",
                 fontsize=8,
             )
         axes.set_xlabel("items scored for a list, on average")
         axes.set_ylabel(metric_name(criterion))
         axes.legend(loc="lower right")
+        write_beside(axes, written, values, upright=True)
 
     return picture(
         name, f"{metric_name(criterion)} against items scored, served with more or fewer candidates", draw, SMALL, 4.0
@@ -211,9 +210,9 @@ def freshness(name: str, summary: Summary, metric: str) -> Markup | None:
         axes.set_xticks(range(len(refreshes)), [REFRESHES[refresh] for refresh in refreshes])
         axes.set_ylabel(metric_name(metric))
         axes.set_ylim(bottom=0)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8.5)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
 
-    return picture(name, f"{metric_name(metric)} by how fresh the lists are", draw)
+    return picture(name, f"{metric_name(metric)} by how fresh the lists are", draw, SMALL, 3.4 + 0.1 * len(lines))
 
 
 REFRESHES = {"event": "per event", "hour": "hourly", "day": "daily"}
@@ -228,6 +227,14 @@ def by_refresh(summary: Summary, metric: str) -> dict[str, dict[str, Row]]:
             model, _, refresh = row.name.partition(PER)
             lines.setdefault(model, {})[refresh or "event"] = row
     return {model: line for model, line in lines.items() if len(line) > 1}
+
+
+def as_served(summary: Summary) -> Summary:
+    """Without the models whose lists were made less often than those of the same model that stands beside them."""
+    names = {row.name for row in summary.rows}
+    return replace(
+        summary, rows=[row for row in summary.rows if PER not in row.name or row.name.split(PER)[0] not in names]
+    )
 
 
 def _named(clusters: Sequence[Told]) -> Iterator[str]:
@@ -252,6 +259,7 @@ def _spread(events: int) -> float:
 
 
 def _short(text: str) -> str:
+    text = TITLE_YEAR.sub("", text).strip()
     return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1].rstrip() + "…"
 
 

@@ -29,6 +29,7 @@ a:focus-visible, summary:focus-visible, .wide:focus-visible { outline: 2px solid
   background: var(--card); border: 1px solid var(--faint); border-radius: .5rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .7rem .8rem .5rem; color: var(--soft); font-size: .9rem; caption-side: top; }
+caption span { display: block; position: sticky; left: .8rem; max-width: min(60rem, 100vw - 4.2rem); }
 th, td { padding: .42rem .8rem; text-align: left; vertical-align: top; border-top: 1px solid var(--faint); }
 thead th { font-weight: 600; white-space: nowrap; border-top: 0; border-bottom: 2px solid var(--faint); }
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--card); min-width: 7.5rem; }
@@ -44,7 +45,7 @@ abbr.better { color: var(--good); } abbr.worse { color: var(--bad); } abbr.even 
   align-items: start; }
 figure { margin: .8rem 0; padding: .8rem; background: var(--card); border: 1px solid var(--faint); border-radius: .5rem;
   overflow-x: auto; }
-figure svg { display: block; width: 100%; min-width: 26rem; height: auto; max-height: 44rem; }
+figure svg { display: block; width: 100%; height: auto; max-height: 44rem; }
 figure svg text { font-family: inherit !important; }
 figcaption { font-size: .9rem; margin-top: .5rem; max-width: 46rem; }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); }

@@ -17,6 +17,8 @@ from efficientrec.report.markup import Markup, element
 INK, FAINT = "#0a0b01", "#0a0b02"
 SERIES = tuple(f"#0a0b1{place}" for place in range(8))
 """Stand for the page's variables --ink, --faint and --series-0 …, which are others in the dark."""
+READABLE = 3.7
+"""A picture is never narrower than so much of the page's font for each inch; where that is too wide, it scrolls."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """Of each series too: colour alone tells nobody who cannot see it."""
 _VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)"} | {
@@ -53,10 +55,10 @@ def picture(name: str, told: str, draw: Callable[[Axes], None], width: float = 8
         draw(figure.add_subplot())
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _inline(file.getvalue(), name, told)
+    return _inline(file.getvalue(), name, told, width)
 
 
-def _inline(svg: str, name: str, told: str) -> Markup:
+def _inline(svg: str, name: str, told: str, width: float) -> Markup:
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"(\sid=\"|url\(#|href=\"#)", rf"\g<1>{name}-", body).replace("xlink:href", "href")
@@ -64,5 +66,6 @@ def _inline(svg: str, name: str, told: str) -> Markup:
         body = body.replace(colour, variable)
     found = re.search(r'viewBox="([^"]+)"', svg)
     assert found is not None, svg[:200]
-    opening = f'<svg viewBox="{found.group(1)}" role="img" aria-labelledby="{name}-told">'
+    style = f"min-width: {READABLE * width:.1f}rem"
+    opening = f'<svg viewBox="{found.group(1)}" style="{style}" role="img" aria-labelledby="{name}-told">'
     return Markup(opening + element("title", told, id=f"{name}-told") + body)

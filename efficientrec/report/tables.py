@@ -30,7 +30,7 @@ def table(caption: str | Markup, head: Sequence[str | Markup], rows: Iterable[Se
             for row in rows
         ),
     )
-    inner = element("table", element("caption", caption), top, body)
+    inner = element("table", element("caption", element("span", caption)), top, body)
     return element("div", inner, class_="wide", tabindex="0", role="region", aria_label="table, scrolls sideways")
 
 
@@ -71,8 +71,17 @@ def between(metric: str, value: Interval) -> Markup:
 def answers(models: Told, metrics: Sequence[str], caption: str) -> Markup:
     """Figures of several models as a portrait has them, the best of a column marked."""
     shown = [metric for metric in metrics if all(metric in figures for figures in models.values())]
-    best = {metric: max(models, key=lambda name: float(models[name][metric]["mean"])) for metric in shown}
-    rows = [[name, *(_told(metric, models[name][metric], name == best[metric]) for metric in shown)] for name in models]
+    best = {metric: max(float(figures[metric]["mean"]) for figures in models.values()) for metric in shown}
+    rows = [
+        [
+            name,
+            *(
+                _told(metric, models[name][metric], float(models[name][metric]["mean"]) == best[metric])
+                for metric in shown
+            ),
+        ]
+        for name in models
+    ]
     return table(caption, ["", *map(metric_name, shown)], rows)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from efficientrec.evaluation.baselines.baseline import Fit, Judge, Parameters, matrix
+from efficientrec.evaluation.baselines.baseline import Fit, Judge, Parameters, Unfit, matrix
 from efficientrec.evaluation.questions import Question
 from efficientrec.training.data import TrainingData
 
@@ -20,6 +20,7 @@ DROPOUT = 0.5
 BATCH = 256
 LEARNING_RATE = 1e-3
 EPOCHS_MAX = 100
+PLACES_MAX = 400_000_000  # users × items: an epoch takes a minute on one core
 CHECK_EVERY = 5
 PATIENCE = 3
 """Checks without a better score before it stops."""
@@ -75,6 +76,9 @@ class MultDAE:
     """One hidden layer of tanh, dropout on the input, multinomial loss; stops by validation."""
 
     def grid(self, data: TrainingData) -> Sequence[Parameters]:
+        users, items = len(np.unique(data.user)), len(data.items)
+        if users * items > PLACES_MAX:
+            raise Unfit(f"{users} users and {items} items; every epoch goes through all their pairs")
         return [{}]
 
     def fit(self, data: TrainingData, parameters: Parameters, seed: int, judge: Judge | None) -> Fit:

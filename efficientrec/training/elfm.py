@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from efficientrec.clusters import CoClusters
 from efficientrec.encoders.elfm import ElfmEncoder
 from efficientrec.interactions import key_of
-from efficientrec.shortlists import cut
+from efficientrec.shortlists import Shortlists, cut
 from efficientrec.training import loop
 from efficientrec.training.data import TrainingData
 from efficientrec.training.elfm_factors import LocalFactors
@@ -36,8 +36,8 @@ def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
     """An encoder of everything in data, and its co-clusters.
 
     1. Factors learn to tell a part of what a user liked from the rest.
-    2. Each item keeps its strongest co-clusters, and each co-cluster its strongest items.
-    3. Scores are brought to the scale on which votes are added to them.
+    2. Memberships are brought to a scale on which a user's strongest is 1 on average.
+    3. Each item keeps its strongest co-clusters, and each co-cluster nominates what scores best for its members.
     """
     settings = recipe.elfm
     likes = positive(signed(data, None))
@@ -183,19 +183,19 @@ def every_score(factors: LocalFactors, weights: csr_matrix) -> Floats:
 
 def learned(factors: LocalFactors, likes: csr_matrix, items: Sequence[str], recipe: Recipe, version: str) -> Learned:
     """What serves, of factors and of the likes (users, items) that they learned from. items: their ids."""
-    settings = recipe.elfm
+    settings, clusters = recipe.elfm, len(factors.centres)
+    kept = min(settings.clusters_kept, clusters)
     some = likes[np.random.default_rng(recipe.seed).permutation(likes.shape[0])[:SAMPLE]]
-    spread = np.mean(
-        [every_score(factors, some[n : n + AT_ONCE]).std(axis=1).mean() for n in range(0, some.shape[0], AT_ONCE)]
-    )
-    scale = np.float32(settings.spread / max(spread, 1e-6))
     with torch.no_grad():
-        affinities = scale * factors.affinities().numpy()
+        users, affinities = factors.users(some), factors.affinities()
+        strongest = users.max(dim=1).values
+        scale = np.float32(1 / max(float(strongest[strongest > 0].mean()), 1e-6)) if len(strongest) else np.float32(1)
         heads = factors.heads.T.numpy() / np.float32(np.sqrt(factors.items.shape[1]))
-        readers = scale * factors.readers().numpy()
-        bias = scale * (factors.bias - factors.bias.mean()).numpy()
-    clusters = len(affinities)
-    places, values = strongest_places(np.ascontiguousarray(affinities.T), min(settings.places, clusters))
+        readers = factors.readers().numpy() * scale
+        bias = (factors.bias - factors.bias.mean()).numpy() * scale
+        affinities, users = affinities * float(scale), users * float(scale)
+        lists = nominees(factors.scores, users, affinities, bias, kept, settings.cluster_shortlist)
+    places, values = strongest_places(np.ascontiguousarray(affinities.numpy().T), min(settings.places, clusters))
     everybody = np.full((len(items), 1), clusters, np.int32)
     return Learned(
         encoder=ElfmEncoder(
@@ -206,11 +206,40 @@ def learned(factors: LocalFactors, likes: csr_matrix, items: Sequence[str], reci
             readers=np.ascontiguousarray(readers),
             half_life_seconds=recipe.half_life_seconds,
         ),
-        clusters=CoClusters(clusters, min(settings.clusters_kept, clusters)),
+        clusters=CoClusters(clusters, kept),
         ranking_vectors=np.ascontiguousarray(np.concatenate((bias[:, None], values), axis=1)),
         ranking_places=np.ascontiguousarray(np.concatenate((everybody, places), axis=1)),
-        cluster_shortlists=cut(affinities, settings.cluster_shortlist),
+        cluster_shortlists=lists,
     )
+
+
+def nominees(
+    scores: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    users: torch.Tensor,
+    affinities: torch.Tensor,
+    bias: Floats,
+    kept: int,
+    size: int,
+) -> Shortlists:
+    """The `size` items with the best scores for the mean user, a_u (users, N), of each co-cluster, counting those who
+    have it among their `kept` strongest. What one is credited with is how much better it is than the next that is left
+    out: the best gets the members' mean membership.
+
+    Affinities alone nominate as well, but need twice as many items for it: they do not know what is popular, nor which
+    co-clusters go together.
+    """
+    clusters = users.shape[1]
+    strongest = users.topk(kept, dim=1)
+    chosen, p = strongest.indices.numpy().ravel(), strongest.values.numpy().ravel()
+    member = csr_matrix((p, (chosen, np.repeat(np.arange(len(users)), kept))), (clusters, len(users)))
+    total = np.asarray(member.sum(axis=1), np.float32)
+    mean = np.asarray(member @ users.numpy(), np.float32) / np.maximum(total, 1e-9)
+    every = scores(torch.from_numpy(mean), affinities).numpy() + bias
+    edge = -np.partition(-every, min(size, every.shape[1] - 1), axis=1)[:, min(size, every.shape[1] - 1)]
+    better = np.maximum(every - edge[:, None], 0)
+    count = np.bincount(chosen[p > 0], minlength=clusters)[:, None]
+    better *= total / np.maximum(count, 1) / np.maximum(better.max(axis=1, keepdims=True), 1e-9)
+    return cut(np.asarray(better, np.float32), size)
 
 
 def strongest_places(affinities: Floats, most: int) -> tuple[NDArray[np.int32], Floats]:

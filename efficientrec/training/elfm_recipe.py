@@ -14,15 +14,12 @@ class ElfmRecipe:
     """N: co-clusters at most; never more than items."""
     dim: int = 128
     """d: of items, co-clusters and heads."""
-    places: int = 64
+    places: int = 128
     """K: co-clusters that an item keeps, its strongest."""
     clusters_kept: int = 16
     """c: co-clusters that vote for a user."""
-    cluster_shortlist: int = 200
+    cluster_shortlist: int = 100
     """L: items in a co-cluster's shortlist."""
-    spread: float = 0.3
-    """Standard deviation of a user's scores over the items, on average: votes are added to them, and their weights come
-    from a grid that expects about this."""
 
     loss: Literal["softmax", "ratio"] = "softmax"
     """Of scores or, as (7) is printed, of their ratios."""
@@ -36,7 +33,7 @@ class ElfmRecipe:
     """Users of a step."""
     round_steps: int = 20
     """Steps between two scores."""
-    rounds: int = 16
+    rounds: int = 14
     """At most."""
     passes: int = 8
     """Times that each user is drawn, at least; more users so mean longer rounds."""

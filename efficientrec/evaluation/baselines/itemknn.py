@@ -6,6 +6,7 @@ weight(i, j) = cooccurrence / (√(n_i n_j) + shrink)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
@@ -19,14 +20,20 @@ NEIGHBOURS = 1000
 CHUNK = 1000
 
 
+@dataclass(slots=True)
 class ItemKNN:
     """Cosine with shrinkage; a history that fades."""
+
+    _last: tuple[TrainingData, float, csr_matrix] | None = field(init=False, default=None)
+    """The weights that were worked out last, and of what: the decay does not change them."""
 
     def grid(self, data: TrainingData) -> Sequence[Parameters]:
         return product({"shrink": (0.0, 10.0, 100.0), "decay": DECAYS})
 
     def fit(self, data: TrainingData, parameters: Parameters, seed: int, judge: Judge | None) -> Fit:
-        return Fit(Linear(neighbours(matrix(data), parameters["shrink"]), parameters["decay"]), parameters)
+        if self._last is None or self._last[0] is not data or self._last[1] != parameters["shrink"]:
+            self._last = data, parameters["shrink"], neighbours(matrix(data), parameters["shrink"])
+        return Fit(Linear(self._last[2], parameters["decay"]), parameters)
 
 
 def neighbours(liked: csr_matrix, shrink: float) -> csr_matrix:
