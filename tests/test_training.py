@@ -14,8 +14,7 @@ from efficientrec.errors import TrainingDiverged, TrainingImpossible
 from efficientrec.evaluation import histories, judging
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
-from efficientrec.training import memberships
-from efficientrec.training.blending import Voices
+from efficientrec.training import memberships, nearest
 from efficientrec.training.data import TrainingData
 from efficientrec.training.folder import train_folder
 from efficientrec.training.recipe import Recipe
@@ -92,8 +91,19 @@ def test_who_liked_three_items_of_a_taste_gets_the_rest_of_it(trained: Trained, 
     assert set(got) == set(range(first + 3, first + 11))
 
 
+@pytest.mark.parametrize("telling", [100, 0])  # 0: no word brings the item near to any other
+def test_so_it_does_in_a_catalogue_too_large_for_exact_weights(telling: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nearest, "TOKEN_ITEMS_MAX", telling)
+    model = build(WORLD, replace(QUICK, exact_items=0), "toy", lambda step, share: None).model
+
+    _goes_by_its_description(model)
+
+
 def test_an_item_that_nobody_touched_goes_to_the_taste_that_it_is_described_by(trained: Trained) -> None:
-    model = trained.model
+    _goes_by_its_description(trained.model)
+
+
+def _goes_by_its_description(model: Model) -> None:
     new = (TASTE - 1, 2 * TASTE - 1)
     for taste in (0, 1):
         rows = histories.folded(
@@ -107,17 +117,6 @@ def test_an_item_that_nobody_touched_goes_to_the_taste_that_it_is_described_by(t
         score = (model.encoder.taste(rows) @ model.ranking_vectors.T)[0]
 
         assert score[new[taste]] > score[new[1 - taste]]
-
-
-def test_so_it_does_in_a_catalogue_too_large_for_exact_weights() -> None:
-    model = build(WORLD, replace(QUICK, exact_items=0), "toy", lambda step, share: None).speaking(Voices())
-    new = (TASTE - 1, 2 * TASTE - 1)
-
-    for taste in (0, 1):
-        got = listed(model, [taste * TASTE, taste * TASTE + 1, taste * TASTE + 2])
-
-        assert new[1 - taste] not in got
-        assert new[taste] in got
 
 
 def test_the_two_tastes_belong_to_different_clusters(trained: Trained) -> None:

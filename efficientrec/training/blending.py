@@ -144,7 +144,8 @@ def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
         gain = [value for name, value in scores.items() if name.startswith("ndcg@")][-1]
         return gain * min(1.0, limit / max(scores["items_scored"], 1.0))
 
-    voices = _climbed(Voices(), GRID, lambda candidate: worth(model.speaking(candidate)))
+    grid = GRID if recipe.dislikes else {**GRID, "dislike": ()}
+    voices = _climbed(Voices(), grid, lambda candidate: worth(model.speaking(candidate)))
     start = replace(ALONE, anchors=voices.anchors, popularity=voices.popularity)
     alone = _climbed(start, GRID_ALONE, lambda candidate: worth(model.silent(candidate)))
     return replace(voices, alone=alone)

@@ -33,7 +33,7 @@ def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
     seen = np.bincount(data.user, minlength=data.users)
     clusters = int(np.clip((seen >= 2).sum() // recipe.users_per_cluster, 2 * 2, recipe.clusters))
     head = memberships.fit(
-        signed(data, recipe.half_life_seconds),
+        signed(data, recipe.half_life_seconds) if recipe.dislikes else positive(signed(data, recipe.half_life_seconds)),
         traits,
         closed.item_vectors,
         clusters,

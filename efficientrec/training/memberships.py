@@ -135,7 +135,9 @@ def _fit(
             nn.functional.binary_cross_entropy_with_logits(each, groups[chosen], reduction="none").sum(dim=1).mean()
             for each in logits
         ]
-        loss = _triplet(p[0], p[1], recipe.margin) + recipe.group_loss * (agreement[0] + agreement[1])
+        loss = recipe.triplet_loss * _triplet(p[0], p[1], recipe.margin) + recipe.group_loss * (
+            agreement[0] + agreement[1]
+        )
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -148,6 +150,9 @@ def _fit(
             progress((step + 1) / recipe.steps)
     with torch.no_grad():
         head.hidden_weights.mul_(scale[:, None])
+        if not recipe.dislikes:
+            for first, last in ((dim, 2 * dim), (2 * dim + 1, 2 * dim + 2)):
+                head.hidden_weights[first:last] = 0
         head.hidden_bias.sub_(centre @ head.hidden_weights)
     arrays = {name: value.detach().numpy().copy() for name, value in head.named_parameters()}
     return Memberships(**arrays, trait_vectors=trait_table.detach().numpy().copy())

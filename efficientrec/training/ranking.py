@@ -84,7 +84,7 @@ def fit(weights: Weights, tokens: scipy.sparse.csr_matrix, recipe: Recipe) -> Ra
     item_side[:, :item_dim] = _right_vectors(left, left_transposed, items, item_dim, generator)
     learned[:, :item_dim] = times(item_side[:, :item_dim]) - features @ (feature_side.T @ item_side[:, :item_dim])
     side = np.concatenate((feature_side, item_side), axis=1)
-    unknown = (spread == 0) & ~side.any(axis=1)
+    unknown = (spread == 0) & (np.abs(side).max(axis=1, initial=0) < 1e-5)  # 0 but for rounding
     if solve is not None and unknown.any():  # no item speaks for these: what their descriptions let expect
         expected = scipy.linalg.cho_solve(solve, informed.T @ (spread[:, None] * side))
         side[unknown] = tokens[unknown] @ expected

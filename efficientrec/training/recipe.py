@@ -78,10 +78,15 @@ class Recipe:
     learning_rate: float = 1e-2
     margin: float = 0.3
     """By which another user must be further away than one's own other half, in cosine distance of memberships."""
+    triplet_loss: float = 1.0
+    """Weight of the loss by which halves of one user agree."""
     group_loss: float = 0.3
     """Weight of the loss that keeps clusters near the groups that tastes fall into."""
     head_users: int = 50_000
     """Users of whom the membership head learns, at most."""
+
+    dislikes: bool = True
+    """Whether what a user disliked says anything of him."""
 
     transition_window: int = 10
     """Interactions after an item that are taken to follow it."""
