@@ -115,7 +115,7 @@ def _contest(whole: Summary, name: str) -> Markup:
         element(
             "details",
             element("summary", "All metrics and chosen parameters"),
-            tables.contest(told, rest, f"{told.data}, {told.protocol}, {seeds}: all other metrics.{base}"),
+            tables.contest(whole, rest, f"{told.data}, {told.protocol}, {seeds}: all other metrics.{base}"),
             chosen if parameters else None,
         ),
     )

@@ -24,6 +24,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)"} | {
     colour: f"var(--series-{place})" for place, colour in enumerate(SERIES)
 }
+_LONG = re.compile(r"(\.\d\d)\d+")  # hundredths of a point are enough, and make a page half as long
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "efficientrec",
@@ -62,6 +63,7 @@ def _inline(svg: str, name: str, told: str, width: float) -> Markup:
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"(\sid=\"|url\(#|href=\"#)", rf"\g<1>{name}-", body).replace("xlink:href", "href")
+    body = re.sub(r' d="[^"]*"', lambda path: _LONG.sub(r"\1", path.group()), body)
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, variable)
     found = re.search(r'viewBox="([^"]+)"', svg)
