@@ -402,7 +402,8 @@ def vote_and_rank(
 
     clusters, memberships (users, c). anchor_weights (a,), neighbour_weights (n,): of the votes for what tends to follow
     the newest interaction and for what resembles it, of those of the one before it, … nominees: of what resembles an
-    interaction, so many become candidates; the others only add to the votes of those that there are.
+    interaction, so many become candidates; the others only add to the votes of those that there are. These votes are
+    divided by √(1 + events): many of them come from who did much, and the newest alone can vote for long histories.
     owner_*, anchor_*, neighbour_* (owners, L): shortlists, best first, -1 for none. popular (p,): for who has too few
     candidates. item_places (items, K): which columns of taste the columns of item_vectors are compared with; None where
     they are multiplied, for which numba compiles a kernel of its own.
@@ -427,6 +428,7 @@ def vote_and_rank(
         # 1. Votes add up; each candidate remembers its strongest cluster and its strongest anchor.
         count = 0
         anchored, befriended = min(anchors, row.events), min(neighbours, row.events)
+        calm = np.float32(1 / math.sqrt(1.0 + row.events))
         for column in range(voters + anchored + 2 * befriended):
             nominating, first = True, 0
             if column < voters:
@@ -448,7 +450,8 @@ def vote_and_rank(
                 if following:
                     listed, credit, share = anchor_items[owner], anchor_scores[owner], anchor_weights[back]
                 else:
-                    listed, credit, share = neighbour_items[owner], neighbour_scores[owner], neighbour_weights[back]
+                    listed, credit = neighbour_items[owner], neighbour_scores[owner]
+                    share = calm * neighbour_weights[back]
                     if nominating:
                         listed = listed[:nominees]
                     else:

@@ -31,7 +31,7 @@ class Blend:
     anchor_decay: float
     """What such a vote counts, compared with that of the interaction after it."""
     neighbour_weight: float = 0.0
-    """λ of the votes for what resembles."""
+    """λ of the votes for what resembles, which are divided by √(1 + events) as a taste is."""
     neighbours: int = 0
     """How many of the last interactions vote so; at most profile.RING_SIZE."""
     neighbour_decay: float = 1.0

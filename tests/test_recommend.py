@@ -226,7 +226,8 @@ def plain_list(
     blend = model.blend
     every, few = slice(None), blend.neighbour_nominees
     follows = model.anchor_shortlists, blend.anchors, blend.anchor_weight, blend.anchor_decay
-    resembles = model.neighbour_shortlists, blend.neighbours, blend.neighbour_weight, blend.neighbour_decay
+    friendly = blend.neighbour_weight / math.sqrt(1 + events)
+    resembles = model.neighbour_shortlists, blend.neighbours, friendly, blend.neighbour_decay
     for (lists, count, share, decay), part, nominating in (
         (follows, every, True),
         (resembles, slice(few), True),

@@ -31,7 +31,7 @@ class Voices:
     anchor_weight: float = 0.3
     anchors: int = 8
     anchor_decay: float = 0.8
-    neighbour_weight: float = 0.1
+    neighbour_weight: float = 0.5
     neighbours: int = 8
     neighbour_decay: float = 0.9
     neighbour_nominees: int = 4
@@ -43,7 +43,7 @@ class Voices:
     """The voices where votes alone rank; None: as ALONE has them."""
 
 
-ALONE = Voices(cluster_weight=2.0, anchor_weight=0.3, neighbour_weight=1.0, neighbours=64, neighbour_decay=1.0)
+ALONE = Voices(cluster_weight=0.4, anchor_weight=0.1, neighbour_weight=1.0, neighbours=64, neighbour_decay=1.0)
 """What votes weigh where they alone rank."""
 Grid = Mapping[str, tuple[float, ...]]
 LOUDNESS = "loudness"
@@ -52,7 +52,7 @@ GRID: Grid = {
     LOUDNESS: (0.1, 0.3, 3.0, 10.0, 30.0),
     "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
     "anchor_weight": (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
-    "neighbour_weight": (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
+    "neighbour_weight": (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
     "cluster_weight": (0.01, 0.05, 0.2, 1.0),  # never 0: a cluster that nominates an item is also its reason
     "popularity": (0.0, 0.1, 0.3, 1.0, 3.0),
     "neighbour_nominees": (0, 1, 4, 16, 50, 100),
@@ -62,8 +62,8 @@ GRID: Grid = {
     "dislike": (0.0, 0.25, 0.5, 1.0),
 }
 GRID_ALONE: Grid = {
-    "cluster_weight": (0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0),
-    "anchor_weight": (0.0, 0.1, 0.3, 1.0, 3.0),
+    "cluster_weight": (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
+    "anchor_weight": (0.0, 0.03, 0.1, 0.3, 1.0),
     "neighbour_nominees": (0, 1, 4, 16, 100),
     "neighbour_decay": (0.5, 0.7, 0.9, 1.0),
     "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
