@@ -48,12 +48,20 @@ def test_the_voices_that_do_best_are_found_and_noise_changes_nothing() -> None:
 
     def judged(model: object) -> Scores:
         blend = model.blend  # type: ignore[attr-defined]  # any model will do
-        return {"ndcg@20": 1.0 if blend.anchor_weight == 4.0 * MODEL.unit else 0.5, "items_scored": 1.0}
+        best = blend.anchor_weight == 4.0 * MODEL.unit and blend.anchors > 0
+        return {"ndcg@20": 1.0 if best else 0.5, "items_scored": 1.0}
 
     chosen = blending.choose(MODEL, judged, Recipe())
 
-    assert replace(chosen, anchor_weight=start.anchor_weight, alone=None) == start
     assert chosen.anchor_weight == 4.0
+    assert replace(chosen, anchor_weight=start.anchor_weight, neighbours=start.neighbours, alone=None) == start
+
+
+def test_a_voice_that_adds_nothing_is_silenced() -> None:
+    chosen = blending.choose(MODEL, lambda model: {"ndcg@20": 0.5, "items_scored": 1.0}, Recipe())
+
+    assert (chosen.neighbours, chosen.anchors) == (0, 0)
+    MODEL.speaking(chosen).check()
 
 
 def test_what_scores_too_many_items_is_marked_down() -> None:

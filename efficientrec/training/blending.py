@@ -145,9 +145,16 @@ def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
         return gain * min(1.0, limit / max(scores["items_scored"], 1.0))
 
     grid = GRID if recipe.dislikes else {**GRID, "dislike": ()}
-    voices = _climbed(Voices(), grid, lambda candidate: worth(model.speaking(candidate)))
-    start = replace(ALONE, anchors=voices.anchors, popularity=voices.popularity)
-    alone = _climbed(start, GRID_ALONE, lambda candidate: worth(model.silent(candidate)))
+
+    def beside(candidate: Voices) -> float:
+        return worth(model.speaking(candidate))
+
+    voices = _climbed(Voices(), grid, beside)
+    for name in ("neighbours", "anchors"):  # a voice that adds nothing would still cost its time
+        quieter = _changed(voices, name, 0)
+        if beside(quieter) >= beside(voices) * (1 - WORTH):
+            voices = quieter
+    alone = _climbed(ALONE, GRID_ALONE, lambda candidate: worth(model.silent(candidate)))
     return replace(voices, alone=alone)
 
 
