@@ -146,16 +146,18 @@ def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
 
     grid = GRID if recipe.dislikes else {**GRID, "dislike": ()}
 
-    def beside(candidate: Voices) -> float:
-        return worth(model.speaking(candidate))
+    voices = _spared(Voices(), grid, lambda candidate: worth(model.speaking(candidate)))
+    return replace(voices, alone=_spared(ALONE, GRID_ALONE, lambda candidate: worth(model.silent(candidate))))
 
-    voices = _climbed(Voices(), grid, beside)
-    for name in ("neighbours", "anchors"):  # a voice that adds nothing would still cost its time
+
+def _spared(start: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Voices:
+    """The best voices that can be found, without those that add nothing: they would still cost their time."""
+    voices = _climbed(start, grid, worth)
+    for name in ("neighbours", "anchors"):
         quieter = _changed(voices, name, 0)
-        if beside(quieter) >= beside(voices) * (1 - WORTH):
+        if worth(quieter) >= worth(voices) * (1 - WORTH):
             voices = quieter
-    alone = _climbed(ALONE, GRID_ALONE, lambda candidate: worth(model.silent(candidate)))
-    return replace(voices, alone=alone)
+    return voices
 
 
 def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Voices:
