@@ -98,7 +98,7 @@ class Recommender:
             address,
             created_at=created_at,
             window=artifact.Window(interactions=0, first_at=0, last_at=0),
-            settings={WEIGHTS: {name: asdict(rule) for name, rule in self.policy.rules.items()}},
+            settings={WEIGHTS: told(self.policy.rules)},
             scores={},
         )
 
@@ -155,3 +155,8 @@ class Recommender:
             for rank, item in enumerate(lists.items[0].tolist())
             if item >= 0
         ]
+
+
+def told(rules: Mapping[str, Rule]) -> dict[str, dict[str, float]]:
+    """What event types count, as an artifact's settings hold it."""
+    return {name: asdict(rule) for name, rule in rules.items()}

@@ -218,6 +218,7 @@ def erase(
 def train(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Folder in which the artifact gets a folder of its own.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="efficientrec, elfm or elcrec.")] = "efficientrec",
     seed: Seed = 0,
 ) -> None:
     """Train a model from files, without Kafka, and write its artifact.
@@ -233,8 +234,9 @@ def train(
     now_ms = time.time_ns() // 1_000_000
     version = version_of(now_ms, str(seed))
     address = str(out / version)
+    recipe = Recipe(seed=seed, encoder=encoder)
     trained, digest = train_folder(
-        data, address, version=version, created_at=rfc3339(now_ms), recipe=Recipe(seed=seed), progress=_progress
+        data, address, version=version, created_at=rfc3339(now_ms), recipe=recipe, progress=_progress
     )
     console.print(f"{escape(address)}\nsha256 of its manifest: {digest}", soft_wrap=True)
     _print_scores(trained.scores)

@@ -63,7 +63,7 @@ for model in (None, toy, other):
             personal_lists(model, recommend(model, rows, 3), causes, "", "event", list_format)
 probe(toy, 20, list_format)
 
-late = {each.py_func.__qualname__ for each, count in compiled().items() if count != ready.get(each)}
+late = {each.py_func.__qualname__ for each, count in compiled().items() if count != ready.get(each, 0)}
 assert not late, late
 """
 

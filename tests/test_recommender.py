@@ -13,6 +13,8 @@ from efficientrec import Recommended, Recommender, read_dataset
 from efficientrec.errors import ArtifactError, InteractionInvalid, SettingInvalid
 from efficientrec.interactions import RULES, Rule
 from efficientrec.recommend import recommend
+from efficientrec.training.folder import train_folder
+from efficientrec.training.recipe import Recipe
 from tests.toy import like, names, rows_after, toy_model
 
 TOY = Recommender(toy_model())
@@ -80,6 +82,18 @@ def test_it_is_saved_and_loaded_with_what_ratings_count(tmp_path: Path) -> None:
     assert loaded.recommend(loaded.fold(user)) == ten_stars.recommend(ten_stars.fold(user))
     with pytest.raises(ArtifactError, match="exists already"):
         ten_stars.save(str(tmp_path / "saved"))
+
+
+def test_what_the_command_line_has_trained_knows_the_scale_of_its_ratings(tmp_path: Path) -> None:
+    rows = [
+        f"u{user},i{item},{2 if (user + item) % 2 else 9},{user * 10 + item}" for user in range(12) for item in range(6)
+    ]
+    (tmp_path / "interactions.csv").write_text("\n".join(["user_id,item_id,rating,timestamp", *rows]) + "\n")
+    train_folder(tmp_path, str(tmp_path / "out"), version="v", created_at="", recipe=Recipe(steps=5))
+
+    loaded = Recommender.load(str(tmp_path / "out"))
+
+    assert loaded.policy.rules["rating"] == Rule(neutral=5, span=5)
 
 
 def test_an_encoder_that_does_not_exist_is_named() -> None:

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from efficientrec import artifact
-from efficientrec.datasets import read_dataset
+from efficientrec.datasets import read_dataset, weight_rules
+from efficientrec.recommender import WEIGHTS, told
 from efficientrec.training.data import of_dataset
 from efficientrec.training.learned import Progress
 from efficientrec.training.recipe import Recipe
@@ -17,14 +18,15 @@ def train_folder(
     folder: Path | str, out: str, *, version: str, created_at: str, recipe: Recipe, progress: Progress | None = None
 ) -> tuple[Trained, str]:
     """Trains on everything in a folder and writes the artifact to `out`. Returns what was trained, and the digest."""
-    data = of_dataset(read_dataset(folder))
+    dataset = read_dataset(folder)
+    data = of_dataset(dataset)
     trained = train(data, recipe, version=version, progress=progress)
     digest = artifact.save(
         trained.model,
         out,
         created_at=created_at,
         window=artifact.Window(interactions=len(data), first_at=int(data.at[0]), last_at=int(data.at[-1])),
-        settings=asdict(recipe),
+        settings={**asdict(recipe), WEIGHTS: told(weight_rules(dataset))},
         scores=trained.scores,
     )
     return trained, digest
