@@ -6,7 +6,7 @@ it was made: made per event, at the full hour or at midnight (UTC). A model know
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,14 +46,7 @@ class Stream:
         born[item] = first + 1
         born[np.array([bool(tokens) for tokens in data.tokens], np.bool_)] = 0
         order = np.argsort(born, kind="stable")
-        place = np.empty(len(order), np.int32)
-        place[order] = np.arange(len(order), dtype=np.int32)
-        data = replace(
-            data,
-            item=place[data.item],
-            items=[data.items[index] for index in order.tolist()],
-            tokens=[data.tokens[index] for index in order.tolist()],
-        )
+        data = data.renumbered(order)
         by_user = np.argsort(data.user, kind="stable")
         return cls(data, born[order], by_user, data.user[by_user].astype(np.int64) * len(data) + by_user)
 

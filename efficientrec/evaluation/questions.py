@@ -139,16 +139,7 @@ def known_first(data: TrainingData, learned: NDArray[np.bool_]) -> tuple[Trainin
     (events,), and those that are described. Of the rest a model must not even learn that they exist."""
     known = np.array([bool(tokens) for tokens in data.tokens], np.bool_)
     known[data.item[learned]] = True
-    order = np.argsort(~known, kind="stable")
-    place = np.empty(len(order), np.int32)
-    place[order] = np.arange(len(order), dtype=np.int32)
-    moved = replace(
-        data,
-        item=place[data.item],
-        items=[data.items[index] for index in order.tolist()],
-        tokens=[data.tokens[index] for index in order.tolist()],
-    )
-    return moved, int(known.sum())
+    return data.renumbered(np.argsort(~known, kind="stable")), int(known.sum())
 
 
 def knowing(data: TrainingData, items: int) -> TrainingData:

@@ -56,6 +56,17 @@ class TrainingData:
         """The interactions earlier than a time in milliseconds."""
         return self.chosen(slice(0, int(np.searchsorted(self.at, cut))))
 
+    def renumbered(self, order: NDArray[np.integer]) -> TrainingData:
+        """The same world with its items in another order. order (items,): the present place of each."""
+        place = np.empty(len(order), np.int32)
+        place[order] = np.arange(len(order), dtype=np.int32)
+        return replace(
+            self,
+            item=place[self.item],
+            items=[self.items[index] for index in order.tolist()],
+            tokens=[self.tokens[index] for index in order.tolist()],
+        )
+
     def weighing(self, weight: float) -> TrainingData:
         """The same interactions, all with one weight."""
         return replace(self, weight=np.full(len(self), weight, np.float32))

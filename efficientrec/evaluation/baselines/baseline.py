@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from scipy.sparse import csr_matrix
 
 from efficientrec.evaluation.ranks import Scorer
 from efficientrec.training.data import TrainingData
+from efficientrec.training.weights import signed
 
 Parameters = Mapping[str, float]
 Judge = Callable[[Scorer], float]
@@ -42,13 +42,7 @@ class Baseline(Protocol):
 
 def matrix(data: TrainingData) -> csr_matrix:
     """(users, items) what each user liked: its weight, the last one where an item was met twice."""
-    kept = np.flatnonzero(data.weight > 0)
-    key = data.user[kept].astype(np.int64) * len(data.items) + data.item[kept]
-    _, last = np.unique(key[::-1], return_index=True)
-    kept = kept[len(key) - 1 - last]
-    return csr_matrix(
-        (data.weight[kept].astype(np.float32), (data.user[kept], data.item[kept])), (data.users, len(data.items))
-    )
+    return signed(data.chosen(data.weight > 0), None)
 
 
 def product(parameters: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
