@@ -66,7 +66,8 @@ def recommend(
     if blocked is not None and blocked.shape != (len(model.items),):
         raise AssertionError(f"blocked has shape {blocked.shape}; expected one for each of {len(model.items)} items")
     users = len(rows)
-    clusters, memberships = model.clusters.assign(model.encoder.vector(rows))
+    vector, taste = model.encoder.read(rows)
+    clusters, memberships = model.clusters.assign(vector)
     result = Recommendations(
         items=np.empty((users, size), np.int32),
         scores=np.empty((users, size), np.float32),
@@ -92,7 +93,7 @@ def recommend(
         model.neighbour_shortlists.scores,
         model.popular,
         rows.kept,
-        model.encoder.taste(rows),
+        taste,
         model.ranking_places if model.ranking_places.shape[1] else None,
         model.ranking_vectors,
         model.item_bias,

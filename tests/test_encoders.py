@@ -96,6 +96,17 @@ def test_the_same_encoder_says_the_same_twice(make: Callable[[], Model]) -> None
 
 
 @every_encoder
+def test_reading_gives_vector_and_taste(make: Callable[[], Model]) -> None:
+    model = make()
+    rows = busy_rows(model)
+
+    vector, taste = model.encoder.read(rows)
+
+    assert vector.tobytes() == model.encoder.vector(rows).tobytes()
+    assert taste.tobytes() == model.encoder.taste(rows).tobytes()
+
+
+@every_encoder
 @given(acts=strategies.histories())
 def test_one_user_gets_the_same_alone_and_in_a_batch(make: Callable[[], Model], acts: list[Act]) -> None:
     model = make()

@@ -71,6 +71,9 @@ class Encoder(Protocol):
     def vector(self, rows: Rows) -> NDArray[np.float32]:
         """What assigns clusters: (users, hidden)."""
 
+    def read(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`vector` and `taste`, sharing what both are made of."""
+
     def check(self, expect: Expect) -> None:
         """Expects that the parts fit each other. Types, finite numbers and C order have been seen to."""
 

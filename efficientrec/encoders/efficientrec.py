@@ -89,6 +89,9 @@ class EfficientRecEncoder:
         vector: NDArray[np.float32] = kernels.dense(hidden, self.vector_weights, self.vector_bias, True)
         return vector
 
+    def read(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.vector(rows), self.taste(rows)
+
     def check(self, expect: Expect) -> None:
         middle, hidden = len(self.hidden_bias), len(self.vector_bias)
         for name, shape, wanted in (

@@ -90,9 +90,7 @@ class ElcrecEncoder:
     def taste(self, rows: Rows) -> Floats:
         """The direction of the state after the last item, and 1 for the items' biases, times `scale`; zeros for a user
         without items that are known."""
-        directions = self.vector(rows)
-        known = (directions != 0).any(axis=1)
-        return np.concatenate((directions, known[:, None]), axis=1, dtype=np.float32) * np.float32(self.scale)
+        return self.read(rows)[1]
 
     def vector(self, rows: Rows) -> Floats:
         """The direction alone: intents are directions."""
@@ -114,6 +112,12 @@ class ElcrecEncoder:
             self.down_bias,
         )
         return directions
+
+    def read(self, rows: Rows) -> tuple[Floats, Floats]:
+        directions = self.vector(rows)
+        known = (directions != 0).any(axis=1)
+        taste = np.concatenate((directions, known[:, None]), axis=1, dtype=np.float32) * np.float32(self.scale)
+        return directions, taste
 
     def check(self, expect: Expect) -> None:
         for name, shape, wanted in self._shapes():

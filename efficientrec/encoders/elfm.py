@@ -86,6 +86,9 @@ class ElfmEncoder:
         vectors: NDArray[np.float32] = elfm_kernel.memberships(rows.state, self.count)
         return vectors
 
+    def read(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.vector(rows), self.taste(rows)
+
     def shapes(self) -> tuple[int, int]:
         return self.count, self.count + 1
 
