@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from streams.metrics import of_process
+
 OUTCOMES = ("published", "refused", "impossible", "failed", "outdated", "abandoned")
 MODELS = ("candidate", "serving", "popularity")
 METRICS = ("ndcg@20", "recall@20", "hit_rate@10")
+FOLDERS = ("log", "models")
 DURATION_BUCKETS = (1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)  # seconds of a demo to hours of a catalogue
 
 
@@ -59,6 +62,24 @@ class TrainerMetrics:
             ["topic", "partition"],
             registry=registry,
         )
+        self.lag_seconds = Gauge(
+            "efficientrec_consumer_lag_seconds",
+            "Age of the oldest record of a partition that is not yet safe in the log; 0 when none waits.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.running = Gauge("efficientrec_trainer_running", "1 while a training is under way.", registry=registry)
+        self.ran_at = Gauge(
+            "efficientrec_trainer_last_run_timestamp_seconds",
+            "When a training last ended, whatever came of it; 0 for not yet.",
+            registry=registry,
+        )
+        self.disk_free = Gauge(
+            "efficientrec_disk_free_bytes", "Room left on the disk of a folder.", ["folder"], registry=registry
+        )
+        self.disk_size = Gauge(
+            "efficientrec_disk_size_bytes", "Size of the disk of a folder.", ["folder"], registry=registry
+        )
         self.published_at = Gauge(
             "efficientrec_trainer_last_published_timestamp_seconds",
             "When this trainer last published a model; 0 for not yet.",
@@ -71,6 +92,11 @@ class TrainerMetrics:
                 self.scores.labels(metric, "held_out", model)
         for partition in range(partitions):
             self.lag.labels(topic, partition)
+            self.lag_seconds.labels(topic, partition)
+        for folder in FOLDERS:
+            self.disk_free.labels(folder)
+            self.disk_size.labels(folder)
+        of_process(registry)
 
     def judged(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """The scores of a training, model by model; what was not judged this time shows 0."""
