@@ -27,7 +27,7 @@ from streams.follower import Follower
 from streams.lanes import Lanes
 from streams.lists import KERNELS
 from streams.metrics import WorkerMetrics
-from streams.observer import ASK_SECONDS, LOOK_SECONDS, MEASURE_SECONDS, Observer
+from streams.observer import LOOK_SECONDS, MEASURE_SECONDS, Observer
 from streams.outbox import Outbox
 from streams.progress import PROGRESS_KEY, Progress
 from streams.recovery import Tables
@@ -167,6 +167,7 @@ class App(faust.App):
         await self.services.start()
         self.observer.phases.asked()
         self.add_future(self.services.run())  # an error there stops the app
+        self.add_future(self.observer.keep_asking())
         await super().on_start()
 
     async def on_shutdown(self) -> None:
@@ -276,7 +277,6 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
     observer = app.observer
     app.timer(interval=LOOK_SECONDS)(observer.look)
     app.timer(interval=MEASURE_SECONDS)(observer.measure)
-    app.timer(interval=ASK_SECONDS)(observer.ask)
 
     @app.on_partitions_assigned.connect
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:
