@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
@@ -30,6 +30,8 @@ from efficientrec.errors import BrokerRefused, BrokerUnavailable, SettingInvalid
 from streams.settings import PREFIX, Settings
 
 PAUSE_SECONDS = 0.2
+CLOSE_SECONDS = 1.0
+"""How long a broker may take to say goodbye."""
 NO_RIGHTS = (
     TopicAuthorizationFailedError,
     GroupAuthorizationFailedError,
@@ -100,11 +102,14 @@ class Connection:
         """Opens a connection, as a client would, and asks for nothing."""
         host, _, port = server.rpartition(":")
         timeout_ms = int(1000 * self._settings.request_timeout_seconds)
-        connection = await create_conn(host.strip("[]"), int(port), request_timeout_ms=timeout_ms, **self._access())
+        connection = AIOKafkaConnection(host.strip("[]"), int(port), request_timeout_ms=timeout_ms, **self._access())
         try:
+            await connection.connect()
             await connection.send(MetadataRequest([]))
         finally:
-            connection.close()
+            closed = connection.close()
+            if connection._protocol is not None:  # it was opened
+                await asyncio.wait([closed], timeout=CLOSE_SECONDS)
 
     def _access(self) -> dict[str, Any]:
         settings = self._settings
