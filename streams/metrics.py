@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from time import perf_counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shutil import disk_usage
+from time import perf_counter, time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,6 @@ LATENCY_BUCKETS = (
 STAGES = ("decode", "read", "fold", "recommend", "encode", "send", "write")
 OUTCOMES = ("applied", "repeated", "limited", "replayed", "invalid")
 SWAPS = ("installed", "refused")
-FOLDERS = ("state", "models")
 JUDGED = ("list", "popularity")
 WAIT_BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 900, 3600)
 """Seconds of a rebalance or a recovery: from a restart with its disk at hand to a whole changelog of a large topic."""
@@ -31,7 +32,9 @@ WAIT_BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 900, 3600)
 class WorkerMetrics:
     """The metrics of one worker, in a registry of their own so that tests can have several workers."""
 
-    def __init__(self, event_types: Iterable[str]) -> None:
+    def __init__(self, event_types: Iterable[str], clock: Callable[[], float] = time) -> None:
+        """clock: seconds since 1970."""
+        self._clock = clock
         self.registry = registry = CollectorRegistry()
         self.events = Counter(
             "efficientrec_events",
@@ -253,14 +256,12 @@ class WorkerMetrics:
             self.swaps.labels(outcome)
         for by in JUDGED:
             self.hits.labels(by)
-        for folder in FOLDERS:
-            self.disk_free.labels(folder)
-            self.disk_size.labels(folder)
         of_process(registry)
 
-    def serving(self, version: str, sha256_short: str) -> None:
-        """Says which model is in service now, without a moment in which there is none."""
+    def serving(self, version: str, sha256_short: str, made_at: float) -> None:
+        """Says which model is in service now, without a moment in which there is none. made_at: seconds since 1970."""
         self.model.labels(version, sha256_short).set(1)
+        self.model_age.set_function(lambda: max(0.0, self._clock() - made_at))
         for metric in self.model.collect():
             for sample in metric.samples:
                 if sample.labels["model_version"] != version:
@@ -302,6 +303,15 @@ def of_process(registry: CollectorRegistry) -> None:
     """What any process shows of itself: memory, processor time, open files, garbage collections."""
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
+
+
+def show_disks(free: Gauge, size: Gauge, folders: Mapping[str, str | Path]) -> None:
+    """The disks that these folders lie on; not of one that is not there yet, or lies in a store of another kind."""
+    for name, folder in folders.items():
+        with suppress(OSError):
+            usage = disk_usage(folder)
+            free.labels(name).set(usage.free)
+            size.labels(name).set(usage.total)
 
 
 def show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from streams.lag import Lateness
 from streams.metrics import of_process
 
 OUTCOMES = ("published", "refused", "impossible", "failed", "outdated", "abandoned")
 MODELS = ("candidate", "serving", "popularity")
 METRICS = ("ndcg@20", "recall@20", "hit_rate@10")
-FOLDERS = ("log", "models")
 DURATION_BUCKETS = (1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)  # seconds of a demo to hours of a catalogue
 
 
@@ -93,9 +93,6 @@ class TrainerMetrics:
         for partition in range(partitions):
             self.lag.labels(topic, partition)
             self.lag_seconds.labels(topic, partition)
-        for folder in FOLDERS:
-            self.disk_free.labels(folder)
-            self.disk_size.labels(folder)
         of_process(registry)
 
     def judged(self, scores: Mapping[str, Mapping[str, float]]) -> None:
@@ -104,6 +101,7 @@ class TrainerMetrics:
             for metric in METRICS:
                 self.scores.labels(metric, "held_out", model).set(scores.get(model, {}).get(metric, 0.0))
 
-    def lags(self, partition: int, records: int) -> None:
+    def late(self, partition: int, lateness: Lateness) -> None:
         """How far the log of a partition is behind."""
-        self.lag.labels(self._topic, partition).set(max(0, records))
+        self.lag.labels(self._topic, partition).set(lateness.records)
+        self.lag_seconds.labels(self._topic, partition).set(lateness.seconds)
