@@ -8,18 +8,18 @@ true end, so one record is fetched from each partition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
+from streams.connection import Connection
 
-async def end_offsets(
-    bootstrap_servers: Sequence[str], partitions: Iterable[TopicPartition]
-) -> dict[TopicPartition, int]:
+
+async def end_offsets(connection: Connection, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
     """The offset after the last record of each partition, with a consumer of its own. Raises KafkaError."""
     consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
-        bootstrap_servers=list(bootstrap_servers), enable_auto_commit=False, auto_offset_reset="earliest"
+        enable_auto_commit=False, auto_offset_reset="earliest", **connection.options()
     )
     await consumer.start()
     try:
