@@ -21,7 +21,9 @@ from yarl import URL
 
 from efficientrec.errors import BrokerUnavailable
 from efficientrec.warm import warm
+from streams import rights
 from streams.catalogue import Catalogue
+from streams.connection import NO_RIGHTS, Connection
 from streams.exposition import exposed
 from streams.follower import Follower
 from streams.lanes import Lanes
@@ -34,7 +36,7 @@ from streams.recovery import Tables
 from streams.settings import Settings
 from streams.slot import ModelSlot
 from streams.table import ProfileTable
-from streams.topics import TABLE, Topics, check
+from streams.topics import TABLE, Topics
 from streams.transport import Consumer, Transport
 from streams.wire import KafkaWire
 from streams.worker import Loop
@@ -45,9 +47,11 @@ log = logging.getLogger(__name__)
 
 async def run(settings: Settings, reached: Callable[[str], None] = lambda step: None) -> None:
     """Serves until SIGTERM or SIGINT; raises what made it stop otherwise. reached: see `Loop`."""
-    await check(settings)
+    await rights.check(settings, "worker")
     try:
         await _serve(settings, reached)
+    except NO_RIGHTS as error:
+        raise await rights.explained(settings, "worker", error) from error
     except KafkaConnectionError as error:
         address = ",".join(settings.bootstrap_servers)
         raise BrokerUnavailable(f"the Kafka broker at {address} went away while the worker started") from error
@@ -86,14 +90,15 @@ async def _served(settings: Settings, app: App) -> None:
 class Services:
     """Writers, producer, model slot, catalogue, metrics."""
 
-    def __init__(self, settings: Settings, alive: Callable[[], bool], rejoin: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, connection: Connection, alive: Callable[[], bool], rejoin: Callable[[], None]
+    ) -> None:
         topics = Topics.of(settings)
-        servers = settings.bootstrap_servers
         self._settings = settings
         self._changelog = topics.changelog
         self.metrics = WorkerMetrics(settings.policy.rules)
         # An answer that takes longer than a session comes too late: by then the partition may be somebody else's.
-        self._wire = KafkaWire(servers, settings.session_timeout_seconds, [topics.changelog, topics.lists])
+        self._wire = KafkaWire(connection, settings.session_timeout_seconds, [topics.changelog, topics.lists])
         self.writers = Writers(
             self._wire,
             topics.changelog,
@@ -104,12 +109,12 @@ class Services:
             failed=self._failed,
             rejoin=rejoin,
         )
-        self.outbox = Outbox(servers, settings.request_timeout_seconds)
+        self.outbox = Outbox(connection, settings.request_timeout_seconds)
         self.slot = ModelSlot(settings.models_dir, settings.list_size, self.metrics, settings.list_format)
         self.catalogue = Catalogue()
         self._followers = [
-            Follower(topics.items, servers, self.catalogue.handle),
-            Follower(topics.releases, servers, self.slot.handle),
+            Follower(topics.items, connection, self.catalogue.handle),
+            Follower(topics.releases, connection, self.slot.handle),
         ]
         self.failures = 0
         """Attempts to send that failed."""
@@ -156,6 +161,7 @@ class App(faust.App):
     sources: Sequence[str]
     """Topics whose records rows are made of, as Progress names them."""
     services: Services
+    connection: Connection
     table: ProfileTable
     lanes: Lanes
     observer: Observer
@@ -223,10 +229,11 @@ class App(faust.App):
 
 def create_app(settings: Settings, reached: Callable[[str], None] = lambda step: None) -> App:
     """The worker as a Faust app, ready to start. Importing this module starts nothing. reached: see `Loop`."""
-    topics = Topics.of(settings)
+    topics, connection = Topics.of(settings), Connection(settings)
     app = App(
         settings.group,
         broker=[URL(f"kafka://{server}") for server in settings.bootstrap_servers],
+        broker_credentials=connection.credentials(),
         datadir=settings.state_dir,
         store="memory://",  # for tables of Faust's own, of which there are none
         web_enabled=False,
@@ -246,8 +253,9 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
     )
     app.run_events_max = settings.run_events_max
     app.fetch_wait_seconds = settings.fetch_wait_seconds
+    app.connection = connection
     app.sources = (topics.interactions, topics.users)
-    app.services = services = Services(settings, app.is_alive, app.rejoin)
+    app.services = services = Services(settings, connection, app.is_alive, app.rejoin)
     app.table = table = ProfileTable(
         app,
         name=TABLE,

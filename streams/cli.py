@@ -134,9 +134,9 @@ def topics_check(config: Config = None) -> None:
 
     Example: efficientrec topics check
     """
-    from streams import topics
+    from streams import rights
 
-    asyncio.run(topics.check(_settings(config)))
+    asyncio.run(rights.check(_settings(config), "topics check"))
     console.print("All topics are as they must be.")
 
 
@@ -151,11 +151,11 @@ def replay(
     Example: efficientrec replay data/ml-1m --speed 2000/s
     """
     from efficientrec.datasets import read_dataset
-    from streams import topics
+    from streams import rights
     from streams.replay import Speed, replay
 
     settings, pace, dataset = _settings(config), Speed.parse(speed), read_dataset(folder)
-    asyncio.run(topics.check(settings))
+    asyncio.run(rights.check(settings, "replay"))
     done = asyncio.run(replay(dataset, settings, pace))
     console.print(f"{done.interactions} interactions, {done.items} items, {done.users} users in {done.seconds:.1f} s")
 
@@ -188,11 +188,11 @@ def recommend(
 
     Example: efficientrec recommend 42
     """
-    from streams import topics
+    from streams import rights
     from streams.show import last_list, render
 
     settings = _settings(config)
-    asyncio.run(topics.check(settings))
+    asyncio.run(rights.check(settings, "recommend"))
     console.print(render(asyncio.run(last_list(settings, user))))
 
 
@@ -220,6 +220,10 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder in which the artifact gets a folder of its own.")],
     encoder: Annotated[str, typer.Option("--encoder", help="efficientrec, elfm or elcrec.")] = "efficientrec",
     seed: Seed = 0,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option("--checkpoints", help="Folder in which a training that was cut off finds what it had learned."),
+    ] = None,
 ) -> None:
     """Train a model from files, without Kafka, and write its artifact.
 
@@ -236,7 +240,13 @@ def train(
     address = str(out / version)
     recipe = Recipe(seed=seed, encoder=encoder)
     trained, digest = train_folder(
-        data, address, version=version, created_at=rfc3339(now_ms), recipe=recipe, progress=_progress
+        data,
+        address,
+        version=version,
+        created_at=rfc3339(now_ms),
+        recipe=recipe,
+        progress=_progress,
+        checkpoints=checkpoints,
     )
     console.print(f"{escape(address)}\nsha256 of its manifest: {digest}", soft_wrap=True)
     _print_scores(trained.scores)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from streams.connection import NO_RIGHTS, Connection
 from streams.offsets import true_ends
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,9 @@ Record: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
 class Follower:
     """Hands every batch of records of a topic to `handle`, in the order of each partition."""
 
-    def __init__(
-        self, topic: str, bootstrap_servers: Sequence[str], handle: Callable[[list[Record]], Awaitable[None]]
-    ) -> None:
+    def __init__(self, topic: str, connection: Connection, handle: Callable[[list[Record]], Awaitable[None]]) -> None:
         self.topic = topic
-        self._servers = list(bootstrap_servers)
+        self._connection = connection
         self._handle = handle
         self._caught_up = asyncio.Event()
 
@@ -39,18 +38,21 @@ class Follower:
         await self._caught_up.wait()
 
     async def run(self) -> None:
-        """Follows until cancelled. A broker that stays away is waited for; what was read stays read."""
+        """Follows until cancelled. A broker that stays away is waited for; what was read stays read. Raises what the
+        broker answers to whom it does not let read, of NO_RIGHTS."""
         positions: dict[TopicPartition, int] = {}
         while True:
             try:
                 await self._follow(positions)
+            except NO_RIGHTS:
+                raise
             except (KafkaError, OSError) as error:
                 log.warning("following %s again after: %s", self.topic, error)
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self, positions: dict[TopicPartition, int]) -> None:
         consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
-            bootstrap_servers=self._servers, auto_offset_reset="earliest", enable_auto_commit=False
+            auto_offset_reset="earliest", enable_auto_commit=False, **self._connection.options()
         )
         await consumer.start()
         try:

@@ -115,7 +115,7 @@ class Observer:
         sources = [TopicPartition(*tp) for tp in self._app.consumer.assignment() if tp.topic in self._app.sources]
         places = sources or [TopicPartition(self._app.sources[0], 0)]
         try:
-            found = await looks(self._settings.bootstrap_servers, self._settings.group, places, ANSWER_SECONDS)
+            found = await looks(self._app.connection, self._settings.group, places, ANSWER_SECONDS)
         except (KafkaError, OSError) as error:
             if not self._broker_is_away:
                 log.warning("the broker does not say how far the group has got: %r", error)

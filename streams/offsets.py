@@ -14,15 +14,14 @@ from collections.abc import Iterable, Sequence
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
+from streams.connection import Connection
 from streams.lag import Look
 
 
-async def end_offsets(
-    bootstrap_servers: Sequence[str], partitions: Iterable[TopicPartition]
-) -> dict[TopicPartition, int]:
+async def end_offsets(connection: Connection, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
     """The offset after the last record of each partition, with a consumer of its own. Raises KafkaError."""
     consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
-        bootstrap_servers=list(bootstrap_servers), enable_auto_commit=False, auto_offset_reset="earliest"
+        enable_auto_commit=False, auto_offset_reset="earliest", **connection.options()
     )
     await consumer.start()
     try:
@@ -56,17 +55,17 @@ async def true_ends(
 
 
 async def looks(
-    bootstrap_servers: Sequence[str], group: str, partitions: Sequence[TopicPartition], timeout_seconds: float
+    connection: Connection, group: str, partitions: Sequence[TopicPartition], timeout_seconds: float
 ) -> dict[TopicPartition, Look]:
     """How far a group has got with each partition, seen from outside and without joining it. Raises KafkaError, and
     TimeoutError when the coordinator or a leader does not answer in time."""
     consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
-        bootstrap_servers=list(bootstrap_servers),
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         request_timeout_ms=int(1000 * timeout_seconds),
         max_partition_fetch_bytes=1,  # a broker sends a batch all the same
+        **connection.options(),
     )
     try:
         async with asyncio.timeout(timeout_seconds):

@@ -1,7 +1,8 @@
 """Every setting of worker, trainer and topics, read once at the entry point and handed down.
 
 Knows names, defaults, units, bounds, and where values come from: variables `EFFICIENTREC_*` over a TOML file over the
-defaults below. Knows nothing of what the settings do. `python -m streams.settings` prints the table of the README.
+defaults below; a secret `X` also from the file that `X_FILE` names. Knows nothing of what the settings do.
+`python -m streams.settings` prints the table of the README.
 """
 
 from __future__ import annotations
@@ -23,15 +24,20 @@ from typing import Any
 
 from efficientrec.errors import SettingInvalid
 from efficientrec.interactions import REPEAT_IDS_MAX, RULES, Admission, Rule, WeightPolicy
+from streams import secret
+from streams.secret import Secret
 
 PREFIX = "EFFICIENTREC_"
 CONFIG = PREFIX + "CONFIG"
 """The variable that names the TOML file."""
 
+NO_SECRET = Secret()
 MEBIBYTE = 1024 * 1024
 DAY = 86_400.0
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what Kafka allows in a topic's name, with room for the rest of the name
 _ENCODERS = ("efficientrec", "elfm", "elcrec")
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -60,6 +66,34 @@ class Settings:
     )
     """Where Kafka listens: one address or several with commas between them, of which any one that answers is enough."""
 
+    security_protocol: str = _text(
+        "PLAINTEXT", pattern="|".join(_PROTOCOLS), expected=f"one of {', '.join(_PROTOCOLS)}"
+    )
+    """How Kafka is spoken to: SSL encrypts and proves who the broker is, SASL proves with a password who we are; in
+    production SASL_SSL, or SSL with a certificate of our own. docs/security.md says which rights each process needs."""
+
+    sasl_mechanism: str = _text("", pattern="|".join(("", *_MECHANISMS)), expected=f"one of {', '.join(_MECHANISMS)}")
+    """How the password is proved. PLAIN sends it as it is, so only with SASL_SSL where the network is not yours; SCRAM
+    never sends it."""
+
+    sasl_username: str = _text("", pattern=r".*", expected="a name")
+    """User at the broker, whom its ACLs name."""
+
+    sasl_password: Secret = NO_SECRET
+    """The user's password."""
+
+    ssl_ca_file: Path | None = None
+    """PEM file with the certificates of the authorities that may vouch for a broker; without it, the system's."""
+
+    ssl_certificate_file: Path | None = None
+    """PEM file with the certificate (and those between it and the authority) by which the broker knows us."""
+
+    ssl_key_file: Path | None = None
+    """PEM file with the private key of that certificate."""
+
+    ssl_key_password: Secret = NO_SECRET
+    """Password of that private key, if it is encrypted."""
+
     prefix: str = _text("reco", pattern=_NAME, expected="letters, digits, dots, dashes and underscores")
     """First part of every topic's name, so that several installations can share a cluster."""
 
@@ -79,6 +113,13 @@ class Settings:
 
     models_dir: str = _text("models", pattern=r"\S.*", expected="a folder or a URL that fsspec opens")
     """Folder or fsspec URL (such as s3://bucket/models) where the trainer writes artifacts and workers read them."""
+
+    models_signing_key_file: Path | None = None
+    """PEM file (PKCS 8) with the ed25519 private key with which the trainer signs its releases."""
+
+    models_trusted_key_file: Path | None = None
+    """PEM file with the ed25519 public key of the trainer. With it a worker refuses every release that was not signed
+    with the private one."""
 
     log_dir: Path = field(default=Path("log"))
     """Folder of the trainer's interaction log (Parquet)."""
@@ -201,6 +242,11 @@ class Settings:
         servers = self.bootstrap_servers
         for server in servers:
             host, _, port = server.rpartition(":")
+            if "@" in server:
+                raise SettingInvalid(
+                    f"{PREFIX}BROKER holds a user or a password; expected kafka://host:port: who we are belongs in "
+                    f"{PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD_FILE"
+                )
             if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65_536 or "/" in host:
                 raise _invalid(PREFIX + "BROKER", self.broker, "kafka://host:port, or several with commas")
         if self.heartbeat_interval_seconds * 2 > self.session_timeout_seconds:
@@ -209,10 +255,40 @@ class Settings:
         if self.request_timeout_seconds <= self.session_timeout_seconds:
             expected = f"more than the session timeout of {self.session_timeout_seconds:g} seconds"
             raise _invalid(PREFIX + "REQUEST_TIMEOUT_SECONDS", self.request_timeout_seconds, expected)
+        self._check_security()
         if self.stalled_seconds <= self.session_timeout_seconds:
             expected = f"more than the session timeout of {self.session_timeout_seconds:g} seconds"
             raise _invalid(PREFIX + "STALLED_SECONDS", self.stalled_seconds, expected)
         WeightPolicy(self.weights)  # refuses a weight that cannot be served
+
+    def _check_security(self) -> None:
+        """What belongs together is there, and nothing that would be silently left out."""
+
+        def given(*names: str) -> list[str]:
+            return [PREFIX + name.upper() for name in names if getattr(self, name)]
+
+        sasl = ("sasl_mechanism", "sasl_username", "sasl_password")
+        tls = ("ssl_ca_file", "ssl_certificate_file", "ssl_key_file", "ssl_key_password")
+        protocol = f"{PREFIX}SECURITY_PROTOCOL is {self.security_protocol}"
+        if self.security_protocol.startswith("SASL"):
+            missing = [PREFIX + name.upper() for name in sasl if not getattr(self, name)]
+            if missing:
+                raise SettingInvalid(f"{protocol}; expected {' and '.join(missing)} as well")
+        elif given(*sasl):
+            raise SettingInvalid(f"{given(*sasl)[0]} is set, but {protocol}; expected SASL_SSL, or no SASL settings")
+        if not self.security_protocol.endswith("SSL") and given(*tls):
+            raise SettingInvalid(
+                f"{given(*tls)[0]} is set, but {protocol}; expected SSL or SASL_SSL, or no SSL settings"
+            )
+        pair = given("ssl_certificate_file", "ssl_key_file")
+        if len(pair) == 1 or (given("ssl_key_password") and not pair):
+            alone = (pair or given("ssl_key_password"))[0]
+            raise SettingInvalid(
+                f"{alone} is set alone; expected {PREFIX}SSL_CERTIFICATE_FILE and {PREFIX}SSL_KEY_FILE together"
+            )
+        for each in fields(self):
+            if each.type == "Path | None" and (path := getattr(self, each.name)) is not None:
+                _readable(path, PREFIX + each.name.upper())
 
     @classmethod
     def load(cls, environ: Mapping[str, str], path: Path | None = None) -> Settings:
@@ -223,24 +299,35 @@ class Settings:
         silently ignored is worse than a start that fails.
         """
         known = {each.name: each for each in fields(cls)}
+        files = {file: name for name, file in _secret_files().items()}
+        named_by: dict[str, str] = {}
         values: dict[str, Any] = {}
+
+        def take(key: str, value: Any, where: str) -> None:
+            name = files.get(key, key)
+            if known[name].type == "Secret" and (other := named_by.setdefault(name, where)) != where:
+                raise SettingInvalid(f"both {other} and {where} are set; expected one of them")
+            values[name] = (
+                secret.read(_checked_path(value, where), where) if key in files else _checked(known[name], value, where)
+            )
+
         if path is None and environ.get(CONFIG):
             path = Path(environ[CONFIG])
         for key, value in (_read_toml(path) if path is not None else {}).items():
             where = f"{key} in {path}"
-            if key not in known:
-                raise _unknown(where, key, known)
-            values[key] = _rules(value, where) if key == "weights" else _checked(known[key], value, where)
+            if key not in known and key not in files:
+                raise _unknown(where, key, [*known, *files])
+            take(key, _rules(value, where) if key == "weights" else value, where)
         for variable, text in sorted(environ.items()):
             if not variable.startswith(PREFIX) or variable == CONFIG:
                 continue
             key = variable.removeprefix(PREFIX).lower()
-            if key not in known or variable != variable.upper():
-                raise _unknown(variable, variable, [CONFIG, *(PREFIX + name.upper() for name in known)])
+            if (key not in known and key not in files) or variable != variable.upper():
+                raise _unknown(variable, variable, variables())
             if key == "weights":
-                values[key] = _rules(_parsed_json(text, variable), variable, values.get(key, RULES))
+                take(key, _rules(_parsed_json(text, variable), variable, values.get(key, RULES)), variable)
             else:
-                values[key] = _checked(known[key], _from_text(known[key], text, variable), variable)
+                take(key, text if key in files else _from_text(known[key], text, variable), variable)
         return cls(**values)
 
     @property
@@ -263,16 +350,29 @@ class Settings:
         return WeightPolicy(self.weights)
 
 
+def variables() -> list[str]:
+    """Every variable that `Settings.load` knows."""
+    files = _secret_files()
+    names = [name for each in fields(Settings) for name in (each.name, files.get(each.name)) if name]
+    return [CONFIG, *(PREFIX + name.upper() for name in names)]
+
+
+def _secret_files() -> dict[str, str]:
+    """By a secret's name, the name of the setting that names a file with it."""
+    return {each.name: f"{each.name}_file" for each in fields(Settings) if each.type == "Secret"}
+
+
 def settings_table() -> str:
     """The settings as a Markdown table: variable, default, meaning; each meaning is the text below its field."""
-    meanings = _meanings()
+    meanings, files = _meanings(), _secret_files()
     lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
     lines.append(f"| `{CONFIG}` | | TOML file with settings by their names in lower case, without the prefix. |")
     for each in fields(Settings):
-        shown = (
-            "the table in [docs/events.md](docs/events.md)" if each.name == "weights" else f"`{_shown(each.default)}`"
-        )
+        shown = "the table in [docs/events.md](docs/events.md)" if each.name == "weights" else _shown(each.default)
         lines.append(f"| `{PREFIX}{each.name.upper()}` | {shown} | {meanings[each.name]} |")
+        if each.name in files:
+            meaning = f"File that holds `{PREFIX}{each.name.upper()}`, in place of that variable."
+            lines.append(f"| `{PREFIX}{files[each.name].upper()}` | none | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -288,7 +388,9 @@ def _meanings() -> dict[str, str]:
 
 
 def _shown(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if not value and not isinstance(value, int | float):
+        return "none"
+    return f"`{int(value) if isinstance(value, float) and value.is_integer() else value}`"
 
 
 def _checked(each: Field[Any], value: Any, where: str) -> Any:
@@ -296,10 +398,14 @@ def _checked(each: Field[Any], value: Any, where: str) -> Any:
     bounds = each.metadata
     if each.name == "weights":
         return value
+    if each.type == "Secret":
+        return value if isinstance(value, Secret) else secret.checked(value, where)
     if each.type == "Path":
         if not isinstance(value, str | Path) or not str(value):
             raise _invalid(where, value, "the path of a folder")
         return Path(value)
+    if each.type == "Path | None":
+        return None if value is None else _checked_path(value, where)
     if each.type == "str":
         if not isinstance(value, str) or not re.fullmatch(bounds["pattern"], value):
             raise _invalid(where, value, bounds["expected"])
@@ -310,6 +416,20 @@ def _checked(each: Field[Any], value: Any, where: str) -> Any:
     if not bounds["least"] <= value <= bounds["most"]:
         raise _invalid(where, value, _expected_number(each))
     return int(value) if each.type == "int" else float(value)
+
+
+def _checked_path(value: Any, where: str) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise _invalid(where, value, "the path of a file")
+    return Path(value)
+
+
+def _readable(path: Path, where: str) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise _invalid(where, path, f"a readable file ({error.strerror})") from error
 
 
 def _expected_number(each: Field[Any]) -> str:

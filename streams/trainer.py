@@ -35,8 +35,9 @@ from prometheus_client import CollectorRegistry
 
 from efficientrec import artifact
 from efficientrec.errors import RecordInvalid, SettingInvalid
-from streams import topics
+from streams import rights
 from streams.aside import origin_of
+from streams.connection import NO_RIGHTS, Connection
 from streams.erasures import Erasures, reach
 from streams.exposition import exposed
 from streams.features import described, feature_texts
@@ -106,7 +107,8 @@ class Trainer:
         self._metrics = metrics
         self._clock = clock
         self._world = World(settings.models_dir)
-        self._outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+        self._connection = Connection(settings)
+        self._outbox = Outbox(self._connection, settings.request_timeout_seconds)
         self._tried: dict[int, int] | None = None
         """partition → offset up to which interactions were in the last training, ours or that of the serving model."""
         self._tried_at = 0
@@ -120,14 +122,14 @@ class Trainer:
         self.health = Standing(settings.stalled_seconds)
 
     async def run(self) -> None:
-        """Raises what nobody can wait out: SettingInvalid, TopicMismatch, BrokerUnavailable at the start, DataInvalid
-        for a damaged log."""
-        await topics.check(self._settings)
-        servers, world, names = self._settings.bootstrap_servers, self._world, self._topics
+        """Raises what nobody can wait out: SettingInvalid, BrokerRefused, TopicMismatch, BrokerUnavailable at the
+        start, DataInvalid for a damaged log."""
+        await rights.check(self._settings, "trainer")
+        world, names = self._world, self._topics
         followers = [
-            Follower(names.items, servers, world.items_came),
-            Follower(names.users, servers, world.users_came),
-            Follower(names.releases, servers, world.releases_came),
+            Follower(names.items, self._connection, world.items_came),
+            Follower(names.users, self._connection, world.users_came),
+            Follower(names.releases, self._connection, world.releases_came),
         ]
         with closing(await asyncio.to_thread(InteractionLog, self._settings.log_dir)) as interactions:
             log.info(
@@ -141,7 +143,10 @@ class Trainer:
                         tasks.create_task(follower.run())
                     tasks.create_task(self._follow(interactions, followers))
             except ExceptionGroup as group:
-                raise _first(group) from None  # the others were cancelled for its sake
+                first = _first(group)  # the others were cancelled for its sake
+                if isinstance(first, NO_RIGHTS):
+                    raise await rights.explained(self._settings, "trainer", first) from first
+                raise first from None
             finally:
                 await self._outbox.stop()
 
@@ -154,7 +159,7 @@ class Trainer:
             training: asyncio.Task[None] | None = None
             while True:
                 try:
-                    async with _consumer(self._settings) as consumer:
+                    async with _consumer(self._settings, self._connection) as consumer:
                         users_ends = await self._seek(consumer, interactions)
                         self.health.missing = ""
                         while True:
@@ -163,6 +168,8 @@ class Trainer:
                             is_ready = ready.done() and reach(await _positions(consumer, users_ends), users_ends)
                             if is_free and is_ready and self._is_due(interactions):
                                 training = tasks.create_task(self._train(interactions.offsets, interactions.rows))
+                except NO_RIGHTS:
+                    raise
                 except (KafkaError, OSError) as error:
                     log.warning("reading interactions again after: %r", error)
                     await asyncio.sleep(RECONNECT_SECONDS)
@@ -218,7 +225,7 @@ class Trainer:
         erasures, partitions = self._erasures, self._partitions(self._topics.interactions)
         are_new = erasures.are_new
         if are_new:
-            erasures.bind(await end_offsets(self._settings.bootstrap_servers, partitions))
+            erasures.bind(await end_offsets(self._connection, partitions))
         await _finished(asyncio.to_thread(interactions.erase if are_new else interactions.flush, erasures.in_force))
         self._metrics.rows.set(interactions.rows)
         self._metrics.erasures.inc(erasures.settle(await _positions(consumer, partitions)))
@@ -592,14 +599,14 @@ def _age_seconds(name: str, now_ms: int) -> float:
 
 
 @asynccontextmanager
-async def _consumer(settings: Settings) -> AsyncIterator[Consumer]:
+async def _consumer(settings: Settings, connection: Connection) -> AsyncIterator[Consumer]:
     """A consumer that names a group for its commits, but shares partitions with nobody."""
     consumer: Consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
         group_id=f"{settings.group}-trainer",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         request_timeout_ms=int(1000 * settings.request_timeout_seconds),
+        **connection.options(),
     )
     try:
         await consumer.start()

@@ -272,13 +272,8 @@ class Consumer(driver.Consumer):
         there already of partitions that it only keeps a copy of. See offsets.py for why the consumer is not asked."""
         fences = self.app.table.store.ends
         copies = [TopicPartition(tp.topic, tp.partition) for tp in partitions if tp.partition not in fences]
-        ends = await end_offsets(self._servers, copies) if copies else {}
+        ends = await end_offsets(self.app.connection, copies) if copies else {}
         return {tp: fences.get(tp.partition) or ends[TopicPartition(tp.topic, tp.partition)] for tp in partitions}
-
-    @property
-    def _servers(self) -> list[str]:
-        servers: list[str] = driver.server_list(self.transport.url, self.transport.default_port)
-        return servers
 
     def is_alive(self) -> bool:
         """Whether the group has heard from this worker within its session timeout. If not, it may have given the
@@ -338,7 +333,7 @@ class Consumer(driver.Consumer):
         """Where each partition begins and ends."""
         places = {TopicPartition(tp.topic, tp.partition): tp for tp in tps}
         starts = await self.earliest_offsets(*places.values())
-        ends = await end_offsets(self._servers, places)
+        ends = await end_offsets(self.app.connection, places)
         return {tp: (starts.get(tp) or 0, ends[place]) for place, tp in places.items()}
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:

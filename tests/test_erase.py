@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,15 @@ from efficientrec.errors import ErasureUnfinished, RecordInvalid, TopicMismatch
 from streams import topics
 from streams.broker import EmbeddedBroker
 from streams.children import start_child, stop_child
+from streams.connection import Connection
 from streams.erase import erase
 from streams.log import read_log
 from streams.outbox import KeyValue, Outbox
 from streams.placement import partition_of
 from streams.records import Interaction, User, encode
-from streams.settings import PREFIX, Settings
+from streams.settings import Settings
 from streams.topics import Topics
+from tests.environment import environment
 from tests.integration.harness import World
 from tests.toy import DAY, START
 
@@ -50,7 +51,7 @@ class Others:
         return asyncio.run(self._send(topic, [(USER.encode(), value) for value in values]))
 
     async def _send(self, topic: str, records: list[KeyValue]) -> int:
-        outbox = Outbox(self.settings.bootstrap_servers, 10.0)
+        outbox = Outbox(Connection(self.settings), 10.0)
         await outbox.start()
         try:
             offset = await (await outbox.send(topic, self.partition, records, START)).acknowledged()
@@ -219,7 +220,7 @@ def like(user: str, item: str) -> Interaction:
 
 @contextmanager
 def trainer(settings: Settings) -> Iterator[None]:
-    process = start_child([sys.executable, "-m", "streams", "trainer"], environ=environ(settings))
+    process = start_child([sys.executable, "-m", "streams", "trainer"], environ=environment(settings))
     try:
         yield
     finally:
@@ -229,16 +230,9 @@ def trainer(settings: Settings) -> Iterator[None]:
 def command(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "streams", *words],
-        env=environ(settings),
+        env=environment(settings),
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
-
-
-def environ(settings: Settings) -> dict[str, str]:
-    """The settings as variables for another process."""
-    ours = {PREFIX + each.name.upper(): str(getattr(settings, each.name)) for each in fields(Settings)}
-    del ours[PREFIX + "WEIGHTS"]
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | ours

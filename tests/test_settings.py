@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import traceback
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 from efficientrec.encoders.registry import ENCODERS
 from efficientrec.errors import SettingInvalid
 from efficientrec.interactions import RULES, Rule
-from streams.settings import PREFIX, Settings, settings_table
+from streams.secret import Secret
+from streams.settings import PREFIX, Settings, settings_table, variables
 
 ROOT = Path(__file__).parent.parent
 
@@ -145,3 +148,101 @@ def test_every_encoder_can_be_set_and_no_other() -> None:
         assert Settings.load({"EFFICIENTREC_ENCODER": name}).encoder == name
     with pytest.raises(SettingInvalid, match=r"ENCODER is 'other'.*expected one of efficientrec"):
         Settings.load({"EFFICIENTREC_ENCODER": "other"})
+
+
+def test_a_secret_comes_from_a_variable_or_from_a_file(tmp_path: Path) -> None:
+    file, toml = tmp_path / "password", tmp_path / "settings.toml"
+    file.write_bytes(b"swordfish \r\n")
+    toml.write_text(f'sasl_password_file = "{file}"\n')
+    sasl = {
+        "EFFICIENTREC_SECURITY_PROTOCOL": "SASL_SSL",
+        "EFFICIENTREC_SASL_MECHANISM": "SCRAM-SHA-512",
+        "EFFICIENTREC_SASL_USERNAME": "worker",
+    }
+
+    by_value = Settings.load({**sasl, "EFFICIENTREC_SASL_PASSWORD": "swordfish"})
+    by_file = Settings.load({**sasl, "EFFICIENTREC_SASL_PASSWORD_FILE": str(file)})
+
+    assert by_value.sasl_password.reveal() == "swordfish"
+    assert by_file.sasl_password.reveal() == "swordfish "
+    assert Settings.load(sasl, toml).sasl_password == by_file.sasl_password
+    with pytest.raises(SettingInvalid, match=r"both sasl_password_file in .* and EFFICIENTREC_SASL_PASSWORD are set"):
+        Settings.load({**sasl, "EFFICIENTREC_SASL_PASSWORD": "swordfish"}, toml)
+    with pytest.raises(SettingInvalid, match="EFFICIENTREC_SASL_PASSWORD_FIL is not a setting; did you mean"):
+        Settings.load({"EFFICIENTREC_SASL_PASSWORD_FIL": str(file)})
+
+
+def test_a_secret_that_cannot_be_used_is_refused_and_not_shown(tmp_path: Path) -> None:
+    cases = {
+        "two lines": b"swordfish\nswordfish",
+        "not text": b"swordfish\xff",
+        "empty": b"\n",
+        "too long": b"swordfish" * 2000,
+    }
+    for name, content in cases.items():
+        file = tmp_path / name
+        file.write_bytes(content)
+        with pytest.raises(SettingInvalid, match=r"EFFICIENTREC_SASL_PASSWORD_FILE.*expected") as caught:
+            Settings.load({"EFFICIENTREC_SASL_PASSWORD_FILE": str(file)})
+        assert "swordfish" not in "".join(traceback.format_exception(caught.value)), name
+    with pytest.raises(SettingInvalid, match=r"nowhere'; expected a readable file \(No such file"):
+        Settings.load({"EFFICIENTREC_SASL_PASSWORD_FILE": str(tmp_path / "nowhere")})
+    with pytest.raises(SettingInvalid, match="EFFICIENTREC_SASL_PASSWORD cannot be used"):
+        Settings.load({"EFFICIENTREC_SASL_PASSWORD": ""})
+    toml = tmp_path / "settings.toml"
+    toml.write_text("sasl_password = 271828\n")
+    with pytest.raises(SettingInvalid, match="sasl_password in") as caught:
+        Settings.load({}, toml)
+    assert "271828" not in str(caught.value)
+
+
+def test_a_secret_shows_itself_to_nobody() -> None:
+    secret = Secret("swordfish")
+    settings = Settings(
+        security_protocol="SASL_SSL", sasl_mechanism="PLAIN", sasl_username="worker", sasl_password=secret
+    )
+
+    shown = f"{secret} {secret!r} {secret!s} {[secret]} {settings} {vars(settings)}"
+
+    assert "swordfish" not in shown
+    assert "swordfish" not in settings_table()
+    with pytest.raises(TypeError, match="not written anywhere"):
+        pickle.dumps(secret)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"SECURITY_PROTOCOL": "TLS"}, "expected one of PLAINTEXT, SSL"),
+        ({"SECURITY_PROTOCOL": "SASL_SSL"}, "SASL_MECHANISM and EFFICIENTREC_SASL_USERNAME and EFFICIENTREC_SASL_PASS"),
+        ({"SECURITY_PROTOCOL": "SASL_SSL", "SASL_MECHANISM": "GSSAPI"}, "expected one of PLAIN, SCRAM-SHA-256"),
+        ({"SASL_USERNAME": "worker"}, "SASL_USERNAME is set, but EFFICIENTREC_SECURITY_PROTOCOL is PLAINTEXT"),
+        ({"SECURITY_PROTOCOL": "SSL", "SASL_PASSWORD": "x"}, "SASL_PASSWORD is set, but EFFICIENTREC_SECURITY_PROTO"),
+        ({"SSL_CA_FILE": "README.md"}, "SSL_CA_FILE is set, but EFFICIENTREC_SECURITY_PROTOCOL is PLAINTEXT"),
+        (
+            {"SECURITY_PROTOCOL": "SSL", "SSL_CA_FILE": "nowhere.pem"},
+            "SSL_CA_FILE is 'nowhere.pem'; expected a readable",
+        ),
+        ({"SECURITY_PROTOCOL": "SSL", "SSL_CA_FILE": ""}, "the path of a file"),
+        ({"SECURITY_PROTOCOL": "SSL", "SSL_CERTIFICATE_FILE": "README.md"}, "SSL_CERTIFICATE_FILE is set alone"),
+        ({"SECURITY_PROTOCOL": "SSL", "SSL_KEY_FILE": "README.md"}, "SSL_KEY_FILE is set alone"),
+        ({"SECURITY_PROTOCOL": "SSL", "SSL_KEY_PASSWORD": "x"}, "SSL_KEY_PASSWORD is set alone"),
+        ({"MODELS_TRUSTED_KEY_FILE": "nowhere.pem"}, "MODELS_TRUSTED_KEY_FILE is 'nowhere.pem'; expected a readable"),
+    ],
+)
+def test_security_settings_that_do_not_fit_together_are_refused(given: dict[str, str], expected: str) -> None:
+    with pytest.raises(SettingInvalid) as caught:
+        Settings.load({PREFIX + name: value for name, value in given.items()})
+
+    assert expected in str(caught.value)
+
+
+def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
+    with pytest.raises(SettingInvalid, match="EFFICIENTREC_BROKER holds a user or a password") as caught:
+        Settings.load({"EFFICIENTREC_BROKER": "kafka://worker:swordfish@broker:9092"})
+
+    assert "swordfish" not in str(caught.value)
+
+
+def test_every_variable_is_in_the_table() -> None:
+    assert re.findall(r"^\| `(\w+)` \|", settings_table(), re.MULTILINE) == variables()
