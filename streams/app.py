@@ -60,7 +60,7 @@ async def run(settings: Settings, reached: Callable[[str], None] = lambda step: 
 async def _serve(settings: Settings, reached: Callable[[str], None]) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     app = create_app(settings, reached)
-    where = (settings.metrics_host, settings.metrics_port, "EFFICIENTREC_METRICS_PORT")
+    where = (settings.metrics_host, settings.metrics_port, "EFFICIENTREC_METRICS_PORT", settings.metrics_token)
     with exposed(app.services.metrics.registry, app.observer, *where):
         await _served(settings, app)
 
