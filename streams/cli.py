@@ -63,14 +63,12 @@ def _settings(config: Path | None) -> Settings:
 @app.command()
 def worker(
     config: Config = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Workers on this machine, each with a folder and a metrics port of its own.")
-    ] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Workers on this machine, each with a folder of its own.")] = 1,
 ) -> None:
     """Serve: fold interactions into profiles and publish refreshed lists, until SIGTERM.
 
-    Of several processes each keeps its state in worker-0, worker-1, … under EFFICIENTREC_STATE_DIR and shows its
-    metrics on EFFICIENTREC_METRICS_PORT and the ports after it. One that dies is started again.
+    Of several processes each keeps its state in worker-0, worker-1, … under EFFICIENTREC_STATE_DIR. One that dies is
+    started again. The metrics of all are on EFFICIENTREC_METRICS_PORT, under the label process.
 
     Example: EFFICIENTREC_BROKER=kafka://127.0.0.1:9092 efficientrec worker
     """
