@@ -42,8 +42,11 @@ from streams.erasures import Erasures, reach
 from streams.exposition import exposed
 from streams.features import described, feature_texts
 from streams.follower import Follower, Record
+from streams.health import Standing
+from streams.lag import Lag, Look
 from streams.learning import ItemAbout, Job, Line, Outcome, Report, Step
 from streams.log import INTERACTIONS_MAX, InteractionLog, rows_of
+from streams.metrics import show_disks
 from streams.offsets import end_offsets, true_ends
 from streams.outbox import Outbox
 from streams.records import (
@@ -113,6 +116,10 @@ class Trainer:
         """When to train once more although nothing is new, since the last one failed."""
         self._erasures = Erasures({})
         self._committed: Mapping[TopicPartition, OffsetAndMetadata] = {}
+        self._lag = Lag()
+        self._taken_ms: dict[int, int] = {}
+        """partition → the broker's time of the last record that was just taken: what comes next is no older."""
+        self.health = Standing(settings.stalled_seconds)
 
     async def run(self) -> None:
         """Raises what nobody can wait out: SettingInvalid, BrokerRefused, TopicMismatch, BrokerUnavailable at the
@@ -154,6 +161,7 @@ class Trainer:
                 try:
                     async with _consumer(self._settings, self._connection) as consumer:
                         users_ends = await self._seek(consumer, interactions)
+                        self.health.missing = ""
                         while True:
                             await self._log_some(consumer, interactions)
                             is_free = training is None or training.done()
@@ -199,6 +207,7 @@ class Trainer:
         """Takes what has come; makes it durable now and then. A crash before that reads it again."""
         loop = asyncio.get_running_loop()
         until = loop.time() + FLUSH_SECONDS
+        self._taken_ms.clear()
         while interactions.waiting < FLUSH_ROWS and (left := until - loop.time()) > 0:
             batches = await consumer.getmany(timeout_ms=int(1000 * min(left, 0.2)), max_records=POLL_RECORDS)
             for partition, records in batches.items():
@@ -208,6 +217,7 @@ class Trainer:
                     self._take(partition.partition, records, interactions)
         await self._flush(consumer, interactions)
         await self._commit(consumer, interactions.offsets)
+        await self._show(consumer)
 
     async def _flush(self, consumer: Consumer, interactions: InteractionLog) -> None:
         """Makes durable what has come, but for the users who are to be erased; the files lose them, too, when they are
@@ -234,16 +244,16 @@ class Trainer:
             int(1000 * self._settings.future_tolerance_seconds),
         )
         self._metrics.rejected.inc(len(decoded.rejected))
+        self._taken_ms[partition] = records[-1].timestamp
         interactions.add(partition, records[0].offset, records[-1].offset, rows_of(decoded, values))
 
     async def _commit(self, consumer: Consumer, offsets: Mapping[int, int]) -> None:
-        """Acknowledges the erasures that are through, also while there are none, and shows the lag, here and to whoever
-        asks the broker about the group. It may fail: what is acknowledged too late is done again."""
+        """Acknowledges the erasures that are through, also while there are none, and shows the lag to whoever asks the
+        broker about the group. It may fail: what is acknowledged too late is done again."""
         users = self._partitions(self._topics.users)
         committed = {place: OffsetAndMetadata(self._erasures.done[place.partition], "") for place in users}
         for partition in self._partitions(self._topics.interactions):
             done = offsets.get(partition.partition, 0)
-            self._metrics.lags(partition.partition, (consumer.highwater(partition) or done) - done)
             if done:
                 committed[partition] = OffsetAndMetadata(done, "")
         if committed == self._committed:
@@ -253,6 +263,15 @@ class Trainer:
             self._committed = committed
         except KafkaError as error:
             log.warning("offsets not committed, again in %g s: %r", FLUSH_SECONDS, error)
+
+    async def _show(self, consumer: Consumer) -> None:
+        """How late the log is, and the room it has."""
+        done = await _positions(consumer, self._partitions(self._topics.interactions))  # all that came is on disk now
+        for place, offset in done.items():
+            look = Look(consumer.highwater(place) or 0, offset, offset, self._taken_ms.get(place.partition))
+            self._metrics.late(place.partition, self._lag.of((place.topic, place.partition), look, self._clock()))
+        folders: dict[str, str | Path] = {"log": self._settings.log_dir, "models": self._settings.models_dir}
+        show_disks(self._metrics.disk_free, self._metrics.disk_size, folders)
 
     # 2. Learn.
 
@@ -292,6 +311,7 @@ class Trainer:
         loop = asyncio.get_running_loop()
         start = loop.time()
         result = "abandoned"
+        self._metrics.running.set(1)
         try:
             outcome = await self._learner.learn(job, _logged_steps(job.version))
             self._metrics.duration.observe(loop.time() - start)
@@ -300,6 +320,8 @@ class Trainer:
             result = await self._conclude(job, outcome)
         finally:
             self._metrics.runs.labels(result).inc()
+            self._metrics.running.set(0)
+            self._metrics.ran_at.set(self._clock() / 1000)
         self._tried, self._tried_at = offsets, self._clock()
         again = result in ("failed", "outdated")  # sooner if enough is new: it may be what was lacking
         self._again_at = self._tried_at + int(1000 * RETRY_SECONDS) if again else None
@@ -501,8 +523,12 @@ async def serve(settings: Settings, learner: Learner | None = None, clock: Clock
         loop.add_signal_handler(number, task.cancel)
     where = (settings.metrics_host, settings.trainer_metrics_port, "EFFICIENTREC_TRAINER_METRICS_PORT")
     try:
-        with exposed(metrics.registry, *where):
-            await trainer.run()
+        with exposed(metrics.registry, trainer.health, *where):
+            pulse = asyncio.create_task(trainer.health.run())
+            try:
+                await trainer.run()
+            finally:
+                pulse.cancel()
     except asyncio.CancelledError:
         log.info("trainer stopped")
     finally:

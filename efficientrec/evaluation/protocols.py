@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec.errors import SettingInvalid
-from efficientrec.evaluation.judging import LIKED
 from efficientrec.evaluation.questions import Question, Split, asking, knowing, known_first
+from efficientrec.interactions import LIKED
 from efficientrec.training.data import TrainingData
 
 ASKED_MIN = 50
