@@ -213,6 +213,54 @@ def erase(
 
 
 @app.command()
+def audit(config: Config = None) -> None:
+    """Compare every user's row with a plain recomputation from the interactions topic; exit status 1 if any differs.
+
+    The stream must be at rest: what is not folded yet counts as missing.
+
+    Example: efficientrec audit
+    """
+    from streams import rights
+    from streams.audit import audit
+
+    settings = _settings(config)
+    asyncio.run(rights.check(settings, "audit"))
+    found = asyncio.run(audit(settings, time.time_ns() // 1_000_000))
+    shown = ", ".join(escape(user) for user in found.different[:10])
+    console.print(f"{found.checked} rows checked, {len(found.different)} differ{': ' + shown if shown else ''}")
+    if found.different:
+        sys.exit(1)
+
+
+@app.command()
+def restore(
+    log_dir: Annotated[
+        Path, typer.Option("--log", help="The log of the trainer of the former installation.", file_okay=False)
+    ],
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            "--prefix", help="EFFICIENTREC_PREFIX of the former one, whose items, users and model are copied."
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Fill topics that were just created with what a former installation knew; its trainer must have stopped.
+
+    For another number of partitions, or after the loss of Kafka: docs/procedures.md.
+
+    Example: EFFICIENTREC_PREFIX=reco2 EFFICIENTREC_GROUP=reco2 efficientrec restore --log log --prefix reco
+    """
+    from streams import rights
+    from streams.restore import restore
+
+    settings = _settings(config)
+    asyncio.run(rights.check(settings, "restore"))
+    done = asyncio.run(restore(settings, log_dir, prefix))
+    console.print(f"{done.interactions} interactions, {done.items} items, {done.users} users, {done.releases} releases")
+
+
+@app.command()
 def train(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Folder in which the artifact gets a folder of its own.")],

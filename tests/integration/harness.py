@@ -145,6 +145,12 @@ class Worker:
         return contents
 
 
+class TrainerProcess(Worker):
+    """A process of `efficientrec trainer`."""
+
+    command = ("-m", "streams", "trainer")
+
+
 class World:
     """One installation of its own on a shared broker: topics, workers, models."""
 
