@@ -220,6 +220,10 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder in which the artifact gets a folder of its own.")],
     encoder: Annotated[str, typer.Option("--encoder", help="efficientrec, elfm or elcrec.")] = "efficientrec",
     seed: Seed = 0,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option("--checkpoints", help="Folder in which a training that was cut off finds what it had learned."),
+    ] = None,
 ) -> None:
     """Train a model from files, without Kafka, and write its artifact.
 
@@ -236,7 +240,13 @@ def train(
     address = str(out / version)
     recipe = Recipe(seed=seed, encoder=encoder)
     trained, digest = train_folder(
-        data, address, version=version, created_at=rfc3339(now_ms), recipe=recipe, progress=_progress
+        data,
+        address,
+        version=version,
+        created_at=rfc3339(now_ms),
+        recipe=recipe,
+        progress=_progress,
+        checkpoints=checkpoints,
     )
     console.print(f"{escape(address)}\nsha256 of its manifest: {digest}", soft_wrap=True)
     _print_scores(trained.scores)
