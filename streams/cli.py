@@ -97,6 +97,17 @@ def trainer(config: Config = None) -> None:
 
 
 @app.command()
+def server(config: Config = None) -> None:
+    """Serve lists over HTTP and take events, until SIGTERM; docs/http.md has the routes.
+
+    Example: EFFICIENTREC_SERVER_PORT=8080 efficientrec server
+    """
+    from streams.server import serve
+
+    asyncio.run(serve(_settings(config)))
+
+
+@app.command()
 def broker(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on which it listens; 0 takes a free one.")] = 9092,
     host: Annotated[str, typer.Option(help="Address on which it listens.")] = "127.0.0.1",

@@ -203,6 +203,23 @@ class Settings:
     trainer_metrics_port: int = _number(9109, least=0, most=65_535)
     """Port of the trainer's /metrics; 0 turns it off."""
 
+    server_host: str = _text("127.0.0.1", pattern=r"\S+", expected="a host name or address")
+    """Address on which the server answers. Loopback unless opened on purpose, and then with a token, or behind a proxy
+    that asks who comes."""
+
+    server_port: int = _number(8080, least=1, most=65_535)
+    """Port on which the server answers."""
+
+    server_metrics_port: int = _number(9110, least=0, most=65_535)
+    """Port of the server's /metrics; 0 turns it off."""
+
+    server_token: Secret = NO_SECRET
+    """What requests to the server must bring as `Authorization: Bearer`; without it, whoever reaches the port reads all
+    lists and sends events."""
+
+    server_state_dir: Path = field(default=Path("server"))
+    """Folder in which the server keeps a copy of the lists. Each server needs its own; what is lost is read again."""
+
     train_every_seconds: float = _number(600.0, least=1)
     """Longest pause between two trainings while new interactions arrive."""
 

@@ -1,0 +1,177 @@
+"""The server: lists over HTTP, read from their topic, and events over HTTP, written to theirs.
+
+1. *Follow.* The lists topic goes into a store on disk (server_store.py), from where the store stands, and then on.
+2. *Answer.* Requests are answered from the first moment on (server_api.py), with what the disk has. Ready is who has
+   read what was in the topic at the start.
+
+Knows what is started, in which order, and what ends it. Servers know nothing of each other: each holds all lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from typing import Any
+
+from aiohttp import web
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+from prometheus_client import CollectorRegistry
+
+from efficientrec.errors import BrokerUnavailable, SettingInvalid
+from streams import topics
+from streams.exposition import exposed
+from streams.follower import Follower, Record
+from streams.offsets import end_offsets
+from streams.outbox import Outbox
+from streams.server_api import HEADER_BYTES_MAX, ROUTES, SEND_SECONDS, Api
+from streams.server_metrics import ServerMetrics
+from streams.server_store import ListStore
+from streams.settings import Settings
+from streams.topics import Topics
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""Between two looks at how far the lists are behind."""
+STOP_SECONDS = SEND_SECONDS + 1.0
+"""How long requests under way may take to their end."""
+
+
+async def serve(settings: Settings) -> None:
+    """Runs a server until SIGTERM or SIGINT; requests under way are answered."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await Server(settings).run()
+    except asyncio.CancelledError:
+        log.info("server stopped")
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+class Server:
+    """One server; `run` goes on until it is cancelled."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topic = Topics.of(settings).lists
+        self.metrics = ServerMetrics(CollectorRegistry(), ROUTES, self._topic, settings.partitions)
+        self.is_ready = False
+        """Whether all lists that were in the topic at the start are here."""
+
+    async def run(self) -> None:
+        """Raises what nobody can wait out: SettingInvalid, TopicMismatch, StateMismatch, StateUnwritable, and
+        BrokerUnavailable at the start."""
+        settings = self._settings
+        _warn_if_open(settings)
+        await topics.check(settings)
+        async with AsyncExitStack() as stack:
+            where = (settings.metrics_host, settings.server_metrics_port, "EFFICIENTREC_SERVER_METRICS_PORT")
+            stack.enter_context(exposed(self.metrics.registry, *where))
+            store = await asyncio.to_thread(ListStore, settings.server_state_dir, self._topic, settings.partitions)
+            stack.enter_context(closing(store))
+            await self._start_anew_if_cut(store)
+            outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+            stack.push_async_callback(outbox.stop)
+            await outbox.start()
+
+            async def take(records: list[Record]) -> None:
+                self.metrics.unusable.inc(await asyncio.to_thread(store.write, records))
+
+            follower = Follower(self._topic, settings.bootstrap_servers, take, store.offsets())
+            api = Api(settings, store, outbox, self.metrics, now_ms, lambda: self.is_ready)
+            await stack.enter_async_context(_listening(api.application(), settings))
+            log.info("answering on %s:%d with %d lists", settings.server_host, settings.server_port, store.count)
+            await _until_one_ends(follower.run(), self._look(follower, store), self._become_ready(follower, store))
+
+    async def _become_ready(self, follower: Follower, store: ListStore) -> None:
+        await follower.caught_up()
+        self.is_ready = True
+        log.info("ready: all %d lists are here", store.count)
+        await asyncio.Event().wait()
+
+    async def _start_anew_if_cut(self, store: ListStore) -> None:
+        """A topic that ends before what was read from it was made anew: what one has is of another one."""
+        known = {TopicPartition(self._topic, number): offset for number, offset in store.offsets().items()}
+        try:
+            ends = await end_offsets(self._settings.bootstrap_servers, known) if known else {}
+        except (KafkaError, OSError) as error:
+            address = ",".join(self._settings.bootstrap_servers)
+            raise BrokerUnavailable(f"no answer from the Kafka broker at {address}: {error!r}") from error
+        cut = [str(place.partition) for place, end in ends.items() if known[place] > end]
+        if cut:
+            await asyncio.to_thread(
+                store.start_anew,
+                f"partition {', '.join(cut)} of {self._topic} ends before what was read from it: it was made anew",
+            )
+
+    async def _look(self, follower: Follower, store: ListStore) -> None:
+        """Shows how far the lists are behind, until cancelled."""
+        while True:
+            for partition, records in follower.behind.items():
+                self.metrics.lags(partition, records)
+            self.metrics.lists.set(store.count)
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+@asynccontextmanager
+async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+    """Answers requests while the block lasts; those under way at its end are answered."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,  # a line a request, with users in it
+        auto_decompress=False,
+        max_line_size=HEADER_BYTES_MAX,
+        max_field_size=HEADER_BYTES_MAX,
+        shutdown_timeout=STOP_SECONDS,
+    )
+    try:
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, settings.server_host, settings.server_port).start()
+        except OSError as error:
+            raise SettingInvalid(
+                f"EFFICIENTREC_SERVER_PORT is {settings.server_port}; expected a port that is free "
+                f"({settings.server_host}:{settings.server_port}: {error.strerror})"
+            ) from error
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _until_one_ends(*work: Coroutine[Any, Any, None]) -> None:
+    """Raises what ended one of them; the others are cancelled."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _warn_if_open(settings: Settings) -> None:
+    host = settings.server_host
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        is_loopback = False
+    if not is_loopback and not settings.server_token:
+        log.warning(
+            "EFFICIENTREC_SERVER_HOST is %s and there is no EFFICIENTREC_SERVER_TOKEN: whoever reaches the port reads "
+            "all lists and sends events",
+            host,
+        )
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
