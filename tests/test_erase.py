@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,9 @@ from streams.log import read_log
 from streams.outbox import KeyValue, Outbox
 from streams.placement import partition_of
 from streams.records import Interaction, User, encode
-from streams.settings import PREFIX, Settings
+from streams.settings import Settings
 from streams.topics import Topics
+from tests.environment import environment
 from tests.integration.harness import World
 from tests.toy import DAY, START
 
@@ -219,7 +219,7 @@ def like(user: str, item: str) -> Interaction:
 
 @contextmanager
 def trainer(settings: Settings) -> Iterator[None]:
-    process = start_child([sys.executable, "-m", "streams", "trainer"], environ=environ(settings))
+    process = start_child([sys.executable, "-m", "streams", "trainer"], environ=environment(settings))
     try:
         yield
     finally:
@@ -229,16 +229,9 @@ def trainer(settings: Settings) -> Iterator[None]:
 def command(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "streams", *words],
-        env=environ(settings),
+        env=environment(settings),
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
-
-
-def environ(settings: Settings) -> dict[str, str]:
-    """The settings as variables for another process."""
-    ours = {PREFIX + each.name.upper(): str(getattr(settings, each.name)) for each in fields(Settings)}
-    del ours[PREFIX + "WEIGHTS"]
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | ours

@@ -6,7 +6,6 @@ Knows how to start and stop them, to produce records and to wait until all are h
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -52,8 +51,9 @@ from streams.records import (
     moment_ms,
     rfc3339,
 )
-from streams.settings import PREFIX, Settings
+from streams.settings import Settings
 from streams.topics import Topics
+from tests.environment import environment
 from tests.kafka import is_apache
 from tests.toy import START, save_toy
 
@@ -81,12 +81,7 @@ class Worker:
 
     def start(self) -> None:
         self.port = self.ports()
-        changed = {"state_dir": self.state_dir, "metrics_port": self.port}
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        for each in fields(Settings):
-            value = changed.get(each.name, getattr(self._settings, each.name))
-            if each.name != "weights":
-                environ[PREFIX + each.name.upper()] = str(value)
+        environ = environment(self._settings, state_dir=self.state_dir, metrics_port=self.port)
         environ |= self.environ()
         self._process = start_child([sys.executable, *self.command], log=self.log, environ=environ)
 
