@@ -15,7 +15,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from typing import Any
 
 from aiohttp import web
@@ -29,7 +29,7 @@ from streams.exposition import exposed
 from streams.follower import Follower, Record
 from streams.offsets import end_offsets
 from streams.outbox import Outbox
-from streams.server_api import HEADER_BYTES_MAX, ROUTES, SEND_SECONDS, Api
+from streams.server_api import ROUTES, Api
 from streams.server_metrics import ServerMetrics
 from streams.server_store import ListStore
 from streams.settings import Settings
@@ -37,10 +37,9 @@ from streams.topics import Topics
 
 log = logging.getLogger(__name__)
 
+FLUSH_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 """Between two looks at how far the lists are behind."""
-STOP_SECONDS = SEND_SECONDS + 1.0
-"""How long requests under way may take to their end."""
 
 
 async def serve(settings: Settings) -> None:
@@ -81,7 +80,7 @@ class Server:
             stack.enter_context(closing(store))
             await self._start_anew_if_cut(store)
             outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
-            stack.push_async_callback(outbox.stop)
+            stack.push_async_callback(_stopped, outbox)
             await outbox.start()
 
             async def take(records: list[Record]) -> None:
@@ -89,7 +88,7 @@ class Server:
 
             follower = Follower(self._topic, settings.bootstrap_servers, take, store.offsets())
             api = Api(settings, store, outbox, self.metrics, now_ms, lambda: self.is_ready)
-            await stack.enter_async_context(_listening(api.application(), settings))
+            await stack.enter_async_context(_listening(api, settings))
             log.info("answering on %s:%d with %d lists", settings.server_host, settings.server_port, store.count)
             await _until_one_ends(follower.run(), self._look(follower, store), self._become_ready(follower, store))
 
@@ -124,16 +123,9 @@ class Server:
 
 
 @asynccontextmanager
-async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[None]:
+async def _listening(api: Api, settings: Settings) -> AsyncIterator[None]:
     """Answers requests while the block lasts; those under way at its end are answered."""
-    runner = web.AppRunner(
-        app,
-        access_log=None,  # a line a request, with users in it
-        auto_decompress=False,
-        max_line_size=HEADER_BYTES_MAX,
-        max_field_size=HEADER_BYTES_MAX,
-        shutdown_timeout=STOP_SECONDS,
-    )
+    runner = api.runner()
     try:
         await runner.setup()
         try:
@@ -146,6 +138,14 @@ async def _listening(app: web.Application, settings: Settings) -> AsyncIterator[
         yield
     finally:
         await runner.cleanup()
+
+
+async def _stopped(outbox: Outbox) -> None:
+    """Waits no longer for a broker that is away: every request has its answer, and of what is left clients were told
+    that it is not certain."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FLUSH_SECONDS):
+            await outbox.stop()
 
 
 async def _until_one_ends(*work: Coroutine[Any, Any, None]) -> None:

@@ -42,6 +42,10 @@ READ_SECONDS: Final = 10.0
 """How long a body may take to arrive."""
 SEND_SECONDS: Final = 10.0
 """How long the broker may take to acknowledge events."""
+LINGER_SECONDS: Final = 1.0
+"""How long the rest of a body is still read after its answer, so that the answer is."""
+STOP_SECONDS: Final = SEND_SECONDS + 1.0
+"""How long requests under way may take to their end when the server stops."""
 TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -71,8 +75,19 @@ class Api:
         self._under_way = 0
         self._openapi = msgspec.json.encode(document())
 
-    def application(self) -> web.Application:
-        """What aiohttp serves."""
+    def runner(self) -> web.AppRunner:
+        """What serves the routes, with the limits on what comes before them."""
+        return web.AppRunner(
+            self._application(),
+            access_log=None,  # a line a request, with users in it
+            auto_decompress=False,  # a few kilobytes can become gigabytes
+            max_line_size=HEADER_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            lingering_time=LINGER_SECONDS,
+            shutdown_timeout=STOP_SECONDS,
+        )
+
+    def _application(self) -> web.Application:
         app = web.Application(middlewares=[self._guarded], client_max_size=BODY_BYTES_MAX)
         app.router.add_get(LIST_ROUTE, self._list)
         app.router.add_post(EVENTS_ROUTE, self._events)

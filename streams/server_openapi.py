@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -38,7 +37,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "EfficientRec",
-            "version": version("efficientrec"),
+            "version": "1.0.0",
             "description": "Lists out, events in. docs/events.md says what their fields mean.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
