@@ -323,7 +323,7 @@ def test_a_folder_that_cannot_be_opened_is_put_aside_and_the_partition_starts_em
     (aside,) = asides(tmp_path)
     assert sizes(aside) == damaged
     assert f"{folder}: damaged (" in caplog.text
-    assert f"It is now {aside}; the changelog rebuilds it" in caplog.text
+    assert f"It is now {aside}; the topic rebuilds it" in caplog.text
     write(rows, range(10))
     close(rows)
     again = opened(tmp_path)
@@ -466,7 +466,7 @@ def test_a_disk_that_takes_no_more_is_said_at_the_next_write_and_nothing_is_lost
     output, _ = child("write_until_refused", tmp_path).communicate(timeout=60)
 
     where = re.escape(str(tmp_path / "partition-0"))
-    words = rf"{where} cannot be used: IO error: .*File too large\. Nothing is lost: free space or give the worker "
+    words = rf"{where} cannot be used: IO error: .*File too large\. Nothing is lost: free space or choose another "
     assert re.search(f"^refused: {words}", output, re.MULTILINE), output
     assert re.search(f"^ERROR {words}", output, re.MULTILINE), output
     assert "accepted: True" in output
