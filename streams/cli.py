@@ -29,6 +29,10 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(no_args_is_help=True, help="The topics in Kafka: create them, or check how they are made.")
 app.add_typer(topics_app, name="topics")
+models_app = typer.Typer(
+    no_args_is_help=True, help="The trained models: list them, or put an earlier one into service."
+)
+app.add_typer(models_app, name="models")
 
 Config = Annotated[
     Path | None,
@@ -149,6 +153,40 @@ def topics_check(config: Config = None) -> None:
 
     asyncio.run(topics.check(_settings(config)))
     console.print("All topics are as they must be.")
+
+
+@models_app.command("list")
+def models_list(config: Config = None) -> None:
+    """Show the models in EFFICIENTREC_MODELS_DIR with their scores, and which is released.
+
+    Example: efficientrec models list
+    """
+    from streams.models import render, shelf
+
+    console.print(render(asyncio.run(shelf(_settings(config)))))
+
+
+@models_app.command("rollback")
+def models_rollback(
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            help="Without one, the model that served when the released one was trained.", show_default=False
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Release a model that is there already: workers install it within seconds.
+
+    The trainer goes on, and compares its next model with this one. Stop it first if what it learns is at fault.
+
+    Example: efficientrec models rollback 20240501T120000Z-4f2a
+    """
+    from streams.models import rollback
+
+    release = asyncio.run(rollback(_settings(config), version))
+    before = escape(release.previous_version or "popularity")
+    console.print(f"{escape(release.version)} is released in place of {before}.", highlight=False, soft_wrap=True)
 
 
 @app.command()

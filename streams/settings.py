@@ -347,6 +347,11 @@ class Settings:
             servers.append(server if ":" in server else f"{server}:9092")
         return servers
 
+    @property
+    def installation(self) -> str:
+        """Whose an artifact is, where several installations share a folder."""
+        return f"{self.prefix}/{self.group}"
+
     @cached_property
     def admission(self) -> Admission:
         """Which of a user's events count."""
