@@ -18,6 +18,8 @@ EfficientRecError
   SourceTruncated         profiles know of more events than their topic has: restore it, or start under a new group
   WorkersEnded            one of several workers did not survive its first start: its own log says why
   BrokerUnavailable       the broker cannot be reached or would not start: the message names its address
+  BrokerRefused           the broker does not let us in, or do what we need, or is not who it should be: correct the
+                          settings, its certificate or its ACLs, which the message names
   StateMismatch           a folder holds another changelog's rows: choose another state folder, or move it away
   StateCorrupt            rows on disk were damaged and are set aside: start the worker again, it rebuilds them
   StateUnwritable         the disk is full or takes no writes: free space or choose another state folder, start again
@@ -99,6 +101,10 @@ class WorkersEnded(EfficientRecError):
 
 class BrokerUnavailable(EfficientRecError):
     """The broker cannot be reached, or would not start."""
+
+
+class BrokerRefused(EfficientRecError):
+    """The broker refuses a password, a certificate or an operation; or shows a certificate that is not trusted."""
 
 
 class StateMismatch(EfficientRecError):

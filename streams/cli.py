@@ -149,9 +149,9 @@ def topics_check(config: Config = None) -> None:
 
     Example: efficientrec topics check
     """
-    from streams import topics
+    from streams import rights
 
-    asyncio.run(topics.check(_settings(config)))
+    asyncio.run(rights.check(_settings(config), "topics check"))
     console.print("All topics are as they must be.")
 
 
@@ -200,11 +200,11 @@ def replay(
     Example: efficientrec replay data/ml-1m --speed 2000/s
     """
     from efficientrec.datasets import read_dataset
-    from streams import topics
+    from streams import rights
     from streams.replay import Speed, replay
 
     settings, pace, dataset = _settings(config), Speed.parse(speed), read_dataset(folder)
-    asyncio.run(topics.check(settings))
+    asyncio.run(rights.check(settings, "replay"))
     done = asyncio.run(replay(dataset, settings, pace))
     console.print(f"{done.interactions} interactions, {done.items} items, {done.users} users in {done.seconds:.1f} s")
 
@@ -237,11 +237,11 @@ def recommend(
 
     Example: efficientrec recommend 42
     """
-    from streams import topics
+    from streams import rights
     from streams.show import last_list, render
 
     settings = _settings(config)
-    asyncio.run(topics.check(settings))
+    asyncio.run(rights.check(settings, "recommend"))
     console.print(render(asyncio.run(last_list(settings, user))))
 
 

@@ -103,6 +103,10 @@ class Disk:
         (offset,) = self.read([OFFSET_KEY])
         return None if offset is None else int(offset)
 
+    def figure(self, name: str) -> int:
+        """A number that RocksDB keeps of itself, such as estimate-num-keys."""
+        return int(self._open.property_int_value(f"rocksdb.{name}") or 0)
+
     def close(self) -> None:
         """Never raises: what does not reach the disk now is in the changelog."""
         if self._db is None:

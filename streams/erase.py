@@ -18,13 +18,15 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from efficientrec.errors import BrokerUnavailable, ErasureUnfinished
+from streams.connection import Connection
 from streams.offsets import end_offsets
 from streams.outbox import Outbox
 from streams.placement import partition_of
 from streams.records import check_user_key
+from streams.rights import check
 from streams.settings import Settings
 from streams.show import last_record, reader
-from streams.topics import Topics, check
+from streams.topics import Topics
 
 if TYPE_CHECKING:
     Consumer: TypeAlias = AIOKafkaConsumer[bytes | None, bytes | None]
@@ -100,7 +102,7 @@ async def erase(settings: Settings, user_id: str, timeout_seconds: float, tell: 
     """
     key = user_id.encode(errors="surrogateescape")  # as the shell gave it; what is no UTF-8 is refused next
     check_user_key(key)
-    await check(settings)
+    await check(settings, "erase")
     topics, partition = Topics.of(settings), partition_of(key, settings.partitions)
     ends = await _ends(settings, [TopicPartition(topic, partition) for topic in (topics.changelog, topics.lists)])
     offset = await _send(settings, partition, key)
@@ -145,7 +147,7 @@ async def _follow(erasure: Erasure, timeout_seconds: float, tell: Callable[[str]
 
 async def _ends(settings: Settings, partitions: Iterable[TopicPartition]) -> dict[str, int]:
     try:
-        ends = await end_offsets(settings.bootstrap_servers, partitions)
+        ends = await end_offsets(Connection(settings), partitions)
     except (KafkaError, OSError) as error:
         raise _unavailable(settings, error) from error
     return {partition.topic: end for partition, end in ends.items()}
@@ -153,7 +155,7 @@ async def _ends(settings: Settings, partitions: Iterable[TopicPartition]) -> dic
 
 async def _send(settings: Settings, partition: int, key: bytes) -> int:
     """Sends the null; returns the offset that the broker gave it."""
-    outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+    outbox = Outbox(Connection(settings), settings.request_timeout_seconds)
     try:
         await outbox.start()
         now_ms = time.time_ns() // 1_000_000

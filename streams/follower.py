@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from streams.connection import NO_RIGHTS, Connection
 from streams.offsets import true_ends
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Follower:
     def __init__(
         self,
         topic: str,
-        bootstrap_servers: Sequence[str],
+        connection: Connection,
         handle: Callable[[list[Record]], Awaitable[None]],
         positions: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
@@ -39,7 +40,7 @@ class Follower:
         self.behind: dict[int, int] = {}
         """Partition → records that are not handled yet, as far as is known."""
         self._positions = {TopicPartition(topic, number): offset for number, offset in positions.items()}
-        self._servers = list(bootstrap_servers)
+        self._connection = connection
         self._handle = handle
         self._caught_up = asyncio.Event()
 
@@ -48,17 +49,20 @@ class Follower:
         await self._caught_up.wait()
 
     async def run(self) -> None:
-        """Follows until cancelled. A broker that stays away is waited for; what was read stays read."""
+        """Follows until cancelled. A broker that stays away is waited for; what was read stays read. Raises what the
+        broker answers to whom it does not let read, of NO_RIGHTS."""
         while True:
             try:
                 await self._follow()
+            except NO_RIGHTS:
+                raise
             except (KafkaError, OSError) as error:
                 log.warning("following %s again after: %s", self.topic, error)
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self) -> None:
         consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
-            bootstrap_servers=self._servers, auto_offset_reset="earliest", enable_auto_commit=False
+            auto_offset_reset="earliest", enable_auto_commit=False, **self._connection.options()
         )
         await consumer.start()
         try:

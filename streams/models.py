@@ -22,13 +22,15 @@ from rich.text import Text
 
 from efficientrec import artifact
 from efficientrec.errors import ArtifactMismatch, BrokerUnavailable, ModelUnknown
+from streams import rights
+from streams.connection import Connection
 from streams.outbox import Outbox
 from streams.records import RELEASE_KEY, Release, decode_release
 from streams.releases import announce
 from streams.settings import Settings
 from streams.show import last_record, reader
 from streams.slot import probe
-from streams.topics import Topics, check
+from streams.topics import Topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,10 @@ class Shelf:
         raise ModelUnknown(f"there is no model {version} in EFFICIENTREC_MODELS_DIR; there are: {known}")
 
 
-async def shelf(settings: Settings) -> Shelf:
-    """Raises BrokerUnavailable, TopicMismatch, and RecordInvalid for a release of a newer program."""
-    await check(settings)
+async def shelf(settings: Settings, process: str = "models list") -> Shelf:
+    """Raises BrokerUnavailable, BrokerRefused, TopicMismatch, and RecordInvalid for a release of a newer program.
+    process: which rights.py asks for."""
+    await rights.check(settings, process)
     place = TopicPartition(Topics.of(settings).releases, 0)
     async with reader(settings) as consumer:
         record = await last_record(consumer, place, RELEASE_KEY, settings.request_timeout_seconds)
@@ -95,21 +98,21 @@ async def rollback(settings: Settings, version: str | None) -> Release:
     It is read whole and probed first, as a worker does. Workers install it within seconds, and the trainer compares its
     next model with it. Raises ModelUnknown, ArtifactError, and as `shelf` does.
     """
-    present = await shelf(settings)
+    present = await shelf(settings, "models rollback")
     release = present.release
     chosen = present.find(version or _before(present))
     if release is not None and chosen.version == release.version and chosen.sha256 == release.sha256:
         raise ModelUnknown(f"{chosen.version} is in service already; expected another one")
     await asyncio.to_thread(_check, chosen, settings)
-    outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+    connection = Connection(settings)
+    outbox = Outbox(connection, settings.request_timeout_seconds)
     try:
         await outbox.start()
         previous = None if release is None else release.version
         now_ms = time.time_ns() // 1_000_000
         return await announce(outbox, settings, chosen.version, chosen.address, chosen.sha256, previous, now_ms)
     except (KafkaError, OSError) as error:
-        address = ",".join(settings.bootstrap_servers)
-        raise BrokerUnavailable(f"no answer from the Kafka broker at {address}: {error!r}") from error
+        raise BrokerUnavailable(f"no answer from the Kafka broker at {connection.address}: {error!r}") from error
     finally:
         await outbox.stop()
 

@@ -10,6 +10,8 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
 
+from streams.connection import Connection
+
 BATCH_BYTES = 512 * 1024  # a broker takes about 1 MiB by default; half of it keeps its requests short
 REQUEST_BYTES = 64 * 1024 * 1024  # what is too large is for the broker to say, at the acknowledgement
 
@@ -39,18 +41,18 @@ class Pending:
 class Outbox:
     """One producer for records that need no writer of their own (writer.py): dead letters, events, releases."""
 
-    def __init__(self, bootstrap_servers: Sequence[str], request_timeout_seconds: float) -> None:
-        self._servers = list(bootstrap_servers)
+    def __init__(self, connection: Connection, request_timeout_seconds: float) -> None:
+        self._connection = connection
         self._request_timeout_seconds = request_timeout_seconds
         self._producer: Any = None
 
     async def start(self) -> None:
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._servers,
             acks="all",
             max_batch_size=BATCH_BYTES,
             max_request_size=REQUEST_BYTES,
             request_timeout_ms=int(1000 * self._request_timeout_seconds),
+            **self._connection.options(),
         )
         await self._producer.start()
 

@@ -19,6 +19,7 @@ import xxhash
 
 from efficientrec.datasets import Dataset
 from efficientrec.errors import SettingInvalid
+from streams.connection import Connection
 from streams.outbox import KeyValue, Outbox, Pending
 from streams.placement import partition_of
 from streams.records import Interaction, Item, User, encode
@@ -97,7 +98,7 @@ async def replay(
     progress is called after each chunk that the broker has acknowledged, and may be awaited, which holds the replay as
     `pause` does. Raises KafkaError when the broker does not take a record.
     """
-    outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+    outbox = Outbox(Connection(settings), settings.request_timeout_seconds)
     await outbox.start()
     try:
         return await _replay(outbox, dataset, settings, speed, start, limit, progress, pause or Pause())

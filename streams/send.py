@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from uuid import uuid4
 
+from streams.connection import Connection
 from streams.outbox import Outbox
 from streams.placement import partition_of
 from streams.records import Interaction, decode_interaction, encode
+from streams.rights import check
 from streams.settings import Settings
-from streams.topics import Topics, check
+from streams.topics import Topics
 
 
 async def send(settings: Settings, event_type: str, user_id: str, item_id: str, value: float | None) -> int:
@@ -18,8 +20,8 @@ async def send(settings: Settings, event_type: str, user_id: str, item_id: str, 
     key = user_id.encode()
     body = encode(Interaction(event_type, user_id, item_id, now_ms, event_id=str(uuid4()), value=value))
     decode_interaction(body, key, settings.policy, now_ms)
-    await check(settings)
-    outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+    await check(settings, "send")
+    outbox = Outbox(Connection(settings), settings.request_timeout_seconds)
     await outbox.start()
     try:
         partition = partition_of(key, settings.partitions)

@@ -21,15 +21,16 @@ from typing import Any
 from aiohttp import web
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
-from prometheus_client import CollectorRegistry
 
 from efficientrec.errors import BrokerUnavailable, SettingInvalid
-from streams import topics
+from streams import rights
+from streams.connection import NO_RIGHTS, Connection
 from streams.exposition import exposed
 from streams.follower import Follower, Record
+from streams.health import Standing
 from streams.offsets import end_offsets
 from streams.outbox import Outbox
-from streams.server_api import ROUTES, Api
+from streams.server_api import OUTCOMES, ROUTES, Api
 from streams.server_metrics import ServerMetrics
 from streams.server_store import ListStore
 from streams.settings import Settings
@@ -63,38 +64,49 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._topic = Topics.of(settings).lists
-        self.metrics = ServerMetrics(CollectorRegistry(), ROUTES, self._topic, settings.partitions)
-        self.is_ready = False
+        self.metrics = ServerMetrics(ROUTES, OUTCOMES)
+        self.health = Standing(settings.stalled_seconds)
+        self._connection = Connection(settings)
+        self._is_complete = False
         """Whether all lists that were in the topic at the start are here."""
 
     async def run(self) -> None:
-        """Raises what nobody can wait out: SettingInvalid, TopicMismatch, StateMismatch, StateUnwritable, and
-        BrokerUnavailable at the start."""
+        """Raises what nobody can wait out: SettingInvalid, BrokerRefused, TopicMismatch, StateMismatch,
+        StateUnwritable, and BrokerUnavailable at the start."""
         settings = self._settings
         _warn_if_open(settings)
-        await topics.check(settings)
+        where = (settings.metrics_host, settings.server_metrics_port, "EFFICIENTREC_SERVER_METRICS_PORT")
+        with exposed(self.metrics.registry, self.health, *where):
+            try:
+                await _until_one_ends(self.health.run(), self._serve())
+            except NO_RIGHTS as error:
+                raise await rights.explained(settings, "server", error) from error
+
+    async def _serve(self) -> None:
+        settings = self._settings
+        await rights.check(settings, "server")
         async with AsyncExitStack() as stack:
-            where = (settings.metrics_host, settings.server_metrics_port, "EFFICIENTREC_SERVER_METRICS_PORT")
-            stack.enter_context(exposed(self.metrics.registry, *where))
             store = await asyncio.to_thread(ListStore, settings.server_state_dir, self._topic, settings.partitions)
             stack.enter_context(closing(store))
             await self._start_anew_if_cut(store)
-            outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+            outbox = Outbox(self._connection, settings.request_timeout_seconds)
             stack.push_async_callback(_stopped, outbox)
             await outbox.start()
 
             async def take(records: list[Record]) -> None:
                 self.metrics.unusable.inc(await asyncio.to_thread(store.write, records))
 
-            follower = Follower(self._topic, settings.bootstrap_servers, take, store.offsets())
-            api = Api(settings, store, outbox, self.metrics, now_ms, lambda: self.is_ready)
+            follower = Follower(self._topic, self._connection, take, store.offsets())
+            api = Api(settings, store, outbox, self.metrics, now_ms, lambda: self._is_complete)
             await stack.enter_async_context(_listening(api, settings))
             log.info("answering on %s:%d with %d lists", settings.server_host, settings.server_port, store.count)
+            self.health.missing = "lists are still being read"
             await _until_one_ends(follower.run(), self._look(follower, store), self._become_ready(follower, store))
 
     async def _become_ready(self, follower: Follower, store: ListStore) -> None:
         await follower.caught_up()
-        self.is_ready = True
+        self._is_complete = True
+        self.health.missing = ""
         log.info("ready: all %d lists are here", store.count)
         await asyncio.Event().wait()
 
@@ -102,10 +114,11 @@ class Server:
         """A topic that ends before what was read from it was made anew: what one has is of another one."""
         known = {TopicPartition(self._topic, number): offset for number, offset in store.offsets().items()}
         try:
-            ends = await end_offsets(self._settings.bootstrap_servers, known) if known else {}
+            ends = await end_offsets(self._connection, known) if known else {}
         except (KafkaError, OSError) as error:
-            address = ",".join(self._settings.bootstrap_servers)
-            raise BrokerUnavailable(f"no answer from the Kafka broker at {address}: {error!r}") from error
+            raise BrokerUnavailable(
+                f"no answer from the Kafka broker at {self._connection.address}: {error!r}"
+            ) from error
         cut = [str(place.partition) for place, end in ends.items() if known[place] > end]
         if cut:
             await asyncio.to_thread(
@@ -117,7 +130,7 @@ class Server:
         """Shows how far the lists are behind, until cancelled."""
         while True:
             for partition, records in follower.behind.items():
-                self.metrics.lags(partition, records)
+                self.metrics.lag.labels(self._topic, str(partition)).set(records)
             self.metrics.lists.set(store.count)
             await asyncio.sleep(LOOK_SECONDS)
 

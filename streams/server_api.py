@@ -34,6 +34,9 @@ EVENTS_ROUTE: Final = "/v1/events"
 OPENAPI_ROUTE: Final = "/v1/openapi.json"
 ROUTES: Final = (LIST_ROUTE, EVENTS_ROUTE, OPENAPI_ROUTE)
 
+OUTCOMES: Final = ("accepted", "invalid", "unavailable")
+"""What becomes of an event: acknowledged by the broker; refused, or sent along with one that is; not acknowledged in
+time."""
 BODY_BYTES_MAX: Final = 1024 * 1024
 HEADER_BYTES_MAX: Final = 8190  # of one field, and of the request line
 REQUESTS_MAX: Final = 128

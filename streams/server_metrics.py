@@ -1,4 +1,4 @@
-"""What can be watched of a server: own names, base units, no user in a label; zero is visible from the start."""
+"""What can be watched of a server: own names, base units, few labels; zero is visible from the start."""
 
 from __future__ import annotations
 
@@ -6,59 +6,48 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-STATUSES = ("200", "202", "304", "400", "401", "404", "422", "503")
-"""Answers that are expected, and so are shown before the first."""
-OUTCOMES = ("accepted", "invalid", "unavailable")
-DURATION_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+from streams.metrics import of_process
+
+DURATION_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
 
 
 class ServerMetrics:
-    """The metrics of one server, in the registry that is handed in."""
+    """The metrics of one server, in a registry of their own so that tests can have several servers."""
 
-    def __init__(self, registry: CollectorRegistry, routes: Iterable[str], topic: str, partitions: int) -> None:
-        self.registry = registry
-        self._topic = topic
+    def __init__(self, routes: Iterable[str], outcomes: Iterable[str]) -> None:
+        """routes: patterns such as /v1/users/{user_id}/list. outcomes: what may become of a posted event."""
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "efficientrec_server_requests",
-            "Requests by route and status of the answer; `other` is what is no route.",
+            "Requests by the pattern of their path and the status of their answer.",
             ["route", "status"],
             registry=registry,
         )
         self.duration = Histogram(
             "efficientrec_server_request_duration_seconds",
-            "From a request's head to its answer, the reading of its body among it.",
+            "From the head of a request to the end of its answer.",
             ["route"],
             buckets=DURATION_BUCKETS,
             registry=registry,
         )
         self.lag = Gauge(
             "efficientrec_server_lag_records",
-            "Records of a partition of the lists topic that are not yet in the server's lists.",
+            "Records of the lists topic that this server has not taken in yet.",
             ["topic", "partition"],
             registry=registry,
         )
-        self.lists = Gauge("efficientrec_server_lists", "Users whose list the server holds.", registry=registry)
+        self.lists = Gauge("efficientrec_server_lists", "Users whose list this server holds.", registry=registry)
         self.unusable = Counter(
             "efficientrec_server_unusable_records",
             "Records of the lists topic that are no list of their key's user, and are left out.",
             registry=registry,
         )
         self.events = Counter(
-            "efficientrec_server_events",
-            "Events by what became of them: accepted and acknowledged by the broker; invalid, or sent along with one "
-            "that was; unavailable, as the broker did not acknowledge them in time.",
-            ["outcome"],
-            registry=registry,
+            "efficientrec_server_events", "Events posted, by what became of them.", ["outcome"], registry=registry
         )
         for route in routes:
+            self.requests.labels(route, "200")
             self.duration.labels(route)
-            for status in STATUSES:
-                self.requests.labels(route, status)
-        for outcome in OUTCOMES:
+        for outcome in outcomes:
             self.events.labels(outcome)
-        for partition in range(partitions):
-            self.lag.labels(topic, partition)
-
-    def lags(self, partition: int, records: int) -> None:
-        """How far the lists of a partition are behind."""
-        self.lag.labels(self._topic, partition).set(records)
+        of_process(registry)

@@ -195,13 +195,19 @@ class Settings:
     """How long a start keeps trying to reach the broker before it gives up, since containers start in any order."""
 
     metrics_host: str = _text("127.0.0.1", pattern=r"\S+", expected="a host name or address")
-    """Address on which /metrics is served. Loopback unless opened on purpose; 0.0.0.0 in a container."""
+    """Address on which /metrics, /livez and /readyz are served. Loopback unless opened on purpose; 0.0.0.0 in a
+    container."""
 
     metrics_port: int = _number(9108, least=0, most=65_535)
-    """Port of the worker's /metrics; 0 turns it off."""
+    """Port of the worker's /metrics, /livez and /readyz; 0 turns it off. Of several processes one port shows all, and
+    each has one of those after it for itself, on loopback."""
 
     trainer_metrics_port: int = _number(9109, least=0, most=65_535)
-    """Port of the trainer's /metrics; 0 turns it off."""
+    """The same of the trainer; 0 turns it off."""
+
+    stalled_seconds: float = _number(120.0, least=5, most=86_400)
+    """How long work may wait and not move, or the event loop stand still, before /livez says that the process should be
+    started again; more than the session timeout. A broker that is away does not count."""
 
     server_host: str = _text("127.0.0.1", pattern=r"\S+", expected="a host name or address")
     """Address on which the server answers. Loopback unless opened on purpose, and then with a token, or behind a proxy
@@ -267,6 +273,9 @@ class Settings:
             expected = f"more than the session timeout of {self.session_timeout_seconds:g} seconds"
             raise _invalid(PREFIX + "REQUEST_TIMEOUT_SECONDS", self.request_timeout_seconds, expected)
         self._check_security()
+        if self.stalled_seconds <= self.session_timeout_seconds:
+            expected = f"more than the session timeout of {self.session_timeout_seconds:g} seconds"
+            raise _invalid(PREFIX + "STALLED_SECONDS", self.stalled_seconds, expected)
         WeightPolicy(self.weights)  # refuses a weight that cannot be served
 
     def _check_security(self) -> None:

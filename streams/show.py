@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from efficientrec.errors import BrokerUnavailable, RecordInvalid
+from streams.connection import Connection
 from streams.follower import Record
 from streams.offsets import true_ends
 from streams.placement import partition_of
@@ -187,18 +188,18 @@ async def _between(
 async def reader(settings: Settings, group: str | None = None) -> AsyncIterator[Consumer]:
     """A consumer that can ask what a group has committed, but subscribes to nothing and so never joins it;
     BrokerUnavailable when there is no broker."""
+    connection = Connection(settings)
     consumer: Consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
         group_id=group,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         request_timeout_ms=int(1000 * settings.request_timeout_seconds),
+        **connection.options(),
     )
     try:
         await consumer.start()
         yield consumer
     except (KafkaError, OSError, TimeoutError) as error:
-        address = ",".join(settings.bootstrap_servers)
-        raise BrokerUnavailable(f"no answer from the Kafka broker at {address}: {error!r}") from error
+        raise BrokerUnavailable(f"no answer from the Kafka broker at {connection.address}: {error!r}") from error
     finally:
         await consumer.stop()

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
 
 from efficientrec.errors import BrokerUnavailable, TopicMismatch
+from streams.connection import Connection
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def wanted(settings: Settings) -> list[Topic]:
 
 async def create(settings: Settings) -> list[str]:
     """Create what is missing, leave alone what exists, and return the names of the new ones."""
-    async with _admin(settings) as admin:
+    async with connected(settings) as admin:
         existing = set(await admin.list_topics())
         missing = [topic for topic in wanted(settings) if topic.name not in existing]
         if not missing:
@@ -107,6 +108,8 @@ async def create(settings: Settings) -> list[str]:
         for name, code, message in (entry[:3] for entry in reply.topic_errors):
             if code == 0:
                 created.append(name)
+            elif code == TopicAuthorizationFailedError.errno:
+                refused.append(f"{name} cannot be created: expected the rights Create and Describe (docs/security.md)")
             elif code != TopicAlreadyExistsError.errno:  # somebody else was faster: as good as ours, `check` will tell
                 refused.append(f"{name} cannot be created: {message or for_code(code).__name__}")
         if refused:
@@ -129,17 +132,17 @@ def _configs(topic: Topic, copies: int) -> dict[str, str]:
     return configs
 
 
-async def check(settings: Settings) -> None:
-    """Return if every topic is as it must be; TopicMismatch lists all that differ, each with what to change."""
-    async with _admin(settings) as admin:
+async def check(settings: Settings, names: Collection[str] | None = None) -> None:
+    """Return if every topic, or each of these, is as it must be; TopicMismatch lists all that differ, each with what to
+    change."""
+    due = [topic for topic in wanted(settings) if names is None or topic.name in names]
+    async with connected(settings) as admin:
         # All topics are listed: to ask about one by name would create it on a broker that creates topics on first use.
         counts = {entry["topic"]: len(entry["partitions"]) for entry in await admin.describe_topics()}
-        present = [topic for topic in wanted(settings) if topic.name in counts]
+        present = [topic for topic in due if topic.name in counts]
         policies = await _policies(admin, [topic.name for topic in present])
     problems = [
-        f"{topic.name} is missing; run: efficientrec topics create"
-        for topic in wanted(settings)
-        if topic.name not in counts
+        f"{topic.name} is missing; run: efficientrec topics create" for topic in due if topic.name not in counts
     ]
     for topic in present:
         if counts[topic.name] != topic.partitions:
@@ -190,30 +193,16 @@ async def _policies(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, s
 
 
 @asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[Any]:
-    """An admin client, connected; BrokerUnavailable when none of the broker's addresses answers in time."""
-    address = ",".join(settings.bootstrap_servers)
-    deadline = asyncio.get_running_loop().time() + settings.broker_wait_seconds
-    while True:
-        admin = AIOKafkaAdminClient(
-            bootstrap_servers=settings.bootstrap_servers,
-            request_timeout_ms=int(settings.request_timeout_seconds * 1000),
-        )
-        try:
-            await admin.start()
-            break
-        except (KafkaError, OSError) as error:
-            await admin.close()
-            if asyncio.get_running_loop().time() >= deadline:
-                message = f"no Kafka broker at {address} within {settings.broker_wait_seconds:g} seconds ({error})"
-                raise BrokerUnavailable(f"{message}; start it, or correct EFFICIENTREC_BROKER") from error
-            await asyncio.sleep(0.2)
-        except BaseException:
-            await admin.close()
-            raise
+async def connected(settings: Settings) -> AsyncIterator[Any]:
+    """An admin client that is connected. Raises as Connection.reach does, and BrokerUnavailable when the broker goes
+    away meanwhile."""
+    connection = Connection(settings)
+    await connection.reach(settings.broker_wait_seconds)
+    admin = AIOKafkaAdminClient(request_timeout_ms=int(settings.request_timeout_seconds * 1000), **connection.options())
     try:
+        await admin.start()
         yield admin
     except (KafkaError, TimeoutError) as error:
-        raise BrokerUnavailable(f"the Kafka broker at {address} stopped answering ({error!r})") from error
+        raise BrokerUnavailable(f"the Kafka broker at {connection.address} stopped answering ({error!r})") from error
     finally:
         await admin.close()

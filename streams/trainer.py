@@ -35,14 +35,18 @@ from prometheus_client import CollectorRegistry
 
 from efficientrec import artifact
 from efficientrec.errors import RecordInvalid, SettingInvalid
-from streams import topics
+from streams import rights
 from streams.aside import origin_of
+from streams.connection import NO_RIGHTS, Connection
 from streams.erasures import Erasures, reach
 from streams.exposition import exposed
 from streams.features import described, feature_texts
 from streams.follower import Follower, Record
+from streams.health import Standing
+from streams.lag import Lag, Look
 from streams.learning import ItemAbout, Job, Line, Outcome, Report, Step
 from streams.log import INTERACTIONS_MAX, InteractionLog, rows_of
+from streams.metrics import show_disks
 from streams.offsets import end_offsets, true_ends
 from streams.outbox import Outbox
 from streams.records import (
@@ -102,7 +106,8 @@ class Trainer:
         self._metrics = metrics
         self._clock = clock
         self._world = World(settings.models_dir)
-        self._outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+        self._connection = Connection(settings)
+        self._outbox = Outbox(self._connection, settings.request_timeout_seconds)
         self._tried: dict[int, int] | None = None
         """partition → offset up to which interactions were in the last training, ours or that of the serving model."""
         self._tried_at = 0
@@ -110,16 +115,20 @@ class Trainer:
         """When to train once more although nothing is new, since the last one failed."""
         self._erasures = Erasures({})
         self._committed: Mapping[TopicPartition, OffsetAndMetadata] = {}
+        self._lag = Lag()
+        self._taken_ms: dict[int, int] = {}
+        """partition → the broker's time of the last record that was just taken: what comes next is no older."""
+        self.health = Standing(settings.stalled_seconds)
 
     async def run(self) -> None:
-        """Raises what nobody can wait out: SettingInvalid, TopicMismatch, BrokerUnavailable at the start, DataInvalid
-        for a damaged log."""
-        await topics.check(self._settings)
-        servers, world, names = self._settings.bootstrap_servers, self._world, self._topics
+        """Raises what nobody can wait out: SettingInvalid, BrokerRefused, TopicMismatch, BrokerUnavailable at the
+        start, DataInvalid for a damaged log."""
+        await rights.check(self._settings, "trainer")
+        world, names = self._world, self._topics
         followers = [
-            Follower(names.items, servers, world.items_came),
-            Follower(names.users, servers, world.users_came),
-            Follower(names.releases, servers, world.releases_came),
+            Follower(names.items, self._connection, world.items_came),
+            Follower(names.users, self._connection, world.users_came),
+            Follower(names.releases, self._connection, world.releases_came),
         ]
         with closing(await asyncio.to_thread(InteractionLog, self._settings.log_dir)) as interactions:
             log.info(
@@ -133,7 +142,10 @@ class Trainer:
                         tasks.create_task(follower.run())
                     tasks.create_task(self._follow(interactions, followers))
             except ExceptionGroup as group:
-                raise _first(group) from None  # the others were cancelled for its sake
+                first = _first(group)  # the others were cancelled for its sake
+                if isinstance(first, NO_RIGHTS):
+                    raise await rights.explained(self._settings, "trainer", first) from first
+                raise first from None
             finally:
                 await self._outbox.stop()
 
@@ -146,14 +158,17 @@ class Trainer:
             training: asyncio.Task[None] | None = None
             while True:
                 try:
-                    async with _consumer(self._settings) as consumer:
+                    async with _consumer(self._settings, self._connection) as consumer:
                         users_ends = await self._seek(consumer, interactions)
+                        self.health.missing = ""
                         while True:
                             await self._log_some(consumer, interactions)
                             is_free = training is None or training.done()
                             is_ready = ready.done() and reach(await _positions(consumer, users_ends), users_ends)
                             if is_free and is_ready and self._is_due(interactions):
                                 training = tasks.create_task(self._train(interactions.offsets, interactions.rows))
+                except NO_RIGHTS:
+                    raise
                 except (KafkaError, OSError) as error:
                     log.warning("reading interactions again after: %r", error)
                     await asyncio.sleep(RECONNECT_SECONDS)
@@ -191,6 +206,7 @@ class Trainer:
         """Takes what has come; makes it durable now and then. A crash before that reads it again."""
         loop = asyncio.get_running_loop()
         until = loop.time() + FLUSH_SECONDS
+        self._taken_ms.clear()
         while interactions.waiting < FLUSH_ROWS and (left := until - loop.time()) > 0:
             batches = await consumer.getmany(timeout_ms=int(1000 * min(left, 0.2)), max_records=POLL_RECORDS)
             for partition, records in batches.items():
@@ -200,6 +216,7 @@ class Trainer:
                     self._take(partition.partition, records, interactions)
         await self._flush(consumer, interactions)
         await self._commit(consumer, interactions.offsets)
+        await self._show(consumer)
 
     async def _flush(self, consumer: Consumer, interactions: InteractionLog) -> None:
         """Makes durable what has come, but for the users who are to be erased; the files lose them, too, when they are
@@ -207,7 +224,7 @@ class Trainer:
         erasures, partitions = self._erasures, self._partitions(self._topics.interactions)
         are_new = erasures.are_new
         if are_new:
-            erasures.bind(await end_offsets(self._settings.bootstrap_servers, partitions))
+            erasures.bind(await end_offsets(self._connection, partitions))
         await _finished(asyncio.to_thread(interactions.erase if are_new else interactions.flush, erasures.in_force))
         self._metrics.rows.set(interactions.rows)
         self._metrics.erasures.inc(erasures.settle(await _positions(consumer, partitions)))
@@ -226,16 +243,16 @@ class Trainer:
             int(1000 * self._settings.future_tolerance_seconds),
         )
         self._metrics.rejected.inc(len(decoded.rejected))
+        self._taken_ms[partition] = records[-1].timestamp
         interactions.add(partition, records[0].offset, records[-1].offset, rows_of(decoded, values))
 
     async def _commit(self, consumer: Consumer, offsets: Mapping[int, int]) -> None:
-        """Acknowledges the erasures that are through, also while there are none, and shows the lag, here and to whoever
-        asks the broker about the group. It may fail: what is acknowledged too late is done again."""
+        """Acknowledges the erasures that are through, also while there are none, and shows the lag to whoever asks the
+        broker about the group. It may fail: what is acknowledged too late is done again."""
         users = self._partitions(self._topics.users)
         committed = {place: OffsetAndMetadata(self._erasures.done[place.partition], "") for place in users}
         for partition in self._partitions(self._topics.interactions):
             done = offsets.get(partition.partition, 0)
-            self._metrics.lags(partition.partition, (consumer.highwater(partition) or done) - done)
             if done:
                 committed[partition] = OffsetAndMetadata(done, "")
         if committed == self._committed:
@@ -245,6 +262,15 @@ class Trainer:
             self._committed = committed
         except KafkaError as error:
             log.warning("offsets not committed, again in %g s: %r", FLUSH_SECONDS, error)
+
+    async def _show(self, consumer: Consumer) -> None:
+        """How late the log is, and the room it has."""
+        done = await _positions(consumer, self._partitions(self._topics.interactions))  # all that came is on disk now
+        for place, offset in done.items():
+            look = Look(consumer.highwater(place) or 0, offset, offset, self._taken_ms.get(place.partition))
+            self._metrics.late(place.partition, self._lag.of((place.topic, place.partition), look, self._clock()))
+        folders: dict[str, str | Path] = {"log": self._settings.log_dir, "models": self._settings.models_dir}
+        show_disks(self._metrics.disk_free, self._metrics.disk_size, folders)
 
     # 2. Learn.
 
@@ -284,6 +310,7 @@ class Trainer:
         loop = asyncio.get_running_loop()
         start = loop.time()
         result = "abandoned"
+        self._metrics.running.set(1)
         try:
             outcome = await self._learner.learn(job, _logged_steps(job.version))
             self._metrics.duration.observe(loop.time() - start)
@@ -292,6 +319,8 @@ class Trainer:
             result = await self._conclude(job, outcome)
         finally:
             self._metrics.runs.labels(result).inc()
+            self._metrics.running.set(0)
+            self._metrics.ran_at.set(self._clock() / 1000)
         self._tried, self._tried_at = offsets, self._clock()
         again = result in ("failed", "outdated")  # sooner if enough is new: it may be what was lacking
         self._again_at = self._tried_at + int(1000 * RETRY_SECONDS) if again else None
@@ -487,8 +516,12 @@ async def serve(settings: Settings, learner: Learner | None = None, clock: Clock
         loop.add_signal_handler(number, task.cancel)
     where = (settings.metrics_host, settings.trainer_metrics_port, "EFFICIENTREC_TRAINER_METRICS_PORT")
     try:
-        with exposed(metrics.registry, *where):
-            await trainer.run()
+        with exposed(metrics.registry, trainer.health, *where):
+            pulse = asyncio.create_task(trainer.health.run())
+            try:
+                await trainer.run()
+            finally:
+                pulse.cancel()
     except asyncio.CancelledError:
         log.info("trainer stopped")
     finally:
@@ -554,14 +587,14 @@ def _age_seconds(name: str, now_ms: int) -> float:
 
 
 @asynccontextmanager
-async def _consumer(settings: Settings) -> AsyncIterator[Consumer]:
+async def _consumer(settings: Settings, connection: Connection) -> AsyncIterator[Consumer]:
     """A consumer that names a group for its commits, but shares partitions with nobody."""
     consumer: Consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
         group_id=f"{settings.group}-trainer",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         request_timeout_ms=int(1000 * settings.request_timeout_seconds),
+        **connection.options(),
     )
     try:
         await consumer.start()

@@ -19,6 +19,7 @@ from rich.table import Table
 from efficientrec.artifact import MANIFEST, Manifest
 from efficientrec.errors import InteractionInvalid
 from streams import topics
+from streams.connection import Connection
 from streams.follower import Record
 from streams.records import RecommendationList, decode_interaction, decode_list
 from streams.scoreboard import Scoreboard
@@ -49,10 +50,10 @@ class Watch:
     async def run(self) -> None:
         names = self._topics
         consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.bootstrap_servers,
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             fetch_max_wait_ms=int(1000 * self._settings.fetch_wait_seconds),
+            **Connection(self._settings).options(),
         )
         await consumer.start()
         try:

@@ -29,6 +29,7 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
+from streams.connection import Connection
 from streams.outbox import KeyValue
 
 _MAGIC = 2
@@ -83,8 +84,8 @@ class Wire(Protocol):
 class KafkaWire:
     """The requests over aiokafka's client: one connection to each broker for all partitions."""
 
-    def __init__(self, bootstrap_servers: Sequence[str], request_timeout_seconds: float, topics: Iterable[str]) -> None:
-        self._servers = list(bootstrap_servers)
+    def __init__(self, connection: Connection, request_timeout_seconds: float, topics: Iterable[str]) -> None:
+        self._connection = connection
         self._timeout_ms = int(1000 * request_timeout_seconds)
         self._topics = list(topics)
         self._client: Any = None
@@ -93,7 +94,7 @@ class KafkaWire:
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        self._client = AIOKafkaClient(bootstrap_servers=self._servers, request_timeout_ms=self._timeout_ms)
+        self._client = AIOKafkaClient(request_timeout_ms=self._timeout_ms, **self._connection.options())
         await self._client.bootstrap()
         await self._client.set_topics(self._topics)
 

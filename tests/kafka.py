@@ -57,7 +57,16 @@ class Place:
 class NativeKafka:
     """One node, broker and controller in one JVM, with data and output in a folder of its own, which outlive it."""
 
-    def __init__(self, folder: Path, place: Place, nodes: Sequence[Place], heap: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        place: Place,
+        nodes: Sequence[Place],
+        heap: str,
+        more: str = "",
+        format_with: Sequence[str] = (),
+    ) -> None:
+        """more: properties over those that every node has. format_with: arguments of kafka-storage.sh format."""
         self.address = place.address
         _addresses.add(place.address)
         self.log = folder / "kafka.log"
@@ -66,8 +75,9 @@ class NativeKafka:
         self._environ = {"KAFKA_HEAP_OPTS": heap, **os.environ, "LOG_DIR": str(folder / "logs")}
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        self._properties.write_text(_properties(folder, place, nodes))
-        _run("kafka-storage.sh", "format", "-t", CLUSTER_ID, "-c", str(self._properties), environ=self._environ)
+        self._properties.write_text(_properties(folder, place, nodes) + more)
+        arguments = ["-t", CLUSTER_ID, "-c", str(self._properties), *format_with]
+        _run("kafka-storage.sh", "format", *arguments, environ=self._environ)
 
     @property
     def pid(self) -> int:

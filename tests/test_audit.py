@@ -9,6 +9,7 @@ from efficientrec.recompute import Event, recompute
 from streams import topics
 from streams.audit import Audit, audit
 from streams.broker import EmbeddedBroker
+from streams.connection import Connection
 from streams.outbox import KeyValue, Outbox
 from streams.placement import partition_of
 from streams.records import Interaction, encode
@@ -29,7 +30,7 @@ async def _audited(settings: Settings, spoil: dict[bytes, bytes | None]) -> Audi
     names = Topics.of(settings)
     model = toy_model()
     save_toy(model, str(Path(settings.models_dir) / model.version))
-    outbox = Outbox(settings.bootstrap_servers, settings.request_timeout_seconds)
+    outbox = Outbox(Connection(settings), settings.request_timeout_seconds)
     await outbox.start()
     for user in USERS:
         key, partition = user.encode(), partition_of(user.encode(), settings.partitions)

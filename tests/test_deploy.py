@@ -216,7 +216,7 @@ def test_prometheus_scrapes_the_default_ports_of_worker_and_trainer() -> None:
         job["job_name"]: job["dns_sd_configs"] for job in loaded(DEPLOY / "prometheus/prometheus.yml")["scrape_configs"]
     }
 
-    assert set(jobs) == {"worker", "trainer"}
+    assert set(jobs) == {"worker", "trainer", "server"}
     for name, port in (("worker", Settings().metrics_port), ("trainer", Settings().trainer_metrics_port)):
         (found,) = jobs[name]
         assert (found["names"], found["port"], found["type"]) == ([name], port, "A")

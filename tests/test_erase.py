@@ -18,6 +18,7 @@ from efficientrec.errors import ErasureUnfinished, RecordInvalid, TopicMismatch
 from streams import topics
 from streams.broker import EmbeddedBroker
 from streams.children import start_child, stop_child
+from streams.connection import Connection
 from streams.erase import erase
 from streams.log import read_log
 from streams.outbox import KeyValue, Outbox
@@ -50,7 +51,7 @@ class Others:
         return asyncio.run(self._send(topic, [(USER.encode(), value) for value in values]))
 
     async def _send(self, topic: str, records: list[KeyValue]) -> int:
-        outbox = Outbox(self.settings.bootstrap_servers, 10.0)
+        outbox = Outbox(Connection(self.settings), 10.0)
         await outbox.start()
         try:
             offset = await (await outbox.send(topic, self.partition, records, START)).acknowledged()

@@ -15,6 +15,7 @@ from efficientrec import artifact
 from efficientrec.errors import ArtifactCorrupt, ModelUnknown, TopicMismatch
 from streams import topics
 from streams.broker import EmbeddedBroker
+from streams.connection import Connection
 from streams.learning import Outcome
 from streams.models import render, rollback, shelf, stored
 from streams.outbox import Outbox
@@ -41,7 +42,7 @@ def shelve(settings: Settings, version: str, created_at: str, previous: str | No
 
 
 async def release(settings: Settings, version: str, sha256: str, previous: str | None = None) -> Release:
-    outbox = Outbox(settings.bootstrap_servers, 10.0)
+    outbox = Outbox(Connection(settings), 10.0)
     await outbox.start()
     try:
         address = f"{settings.models_dir}/{version}"

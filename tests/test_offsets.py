@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import TopicPartition
 
 from streams import topics
+from streams.connection import Connection
 from streams.offsets import end_offsets
 from streams.settings import Settings
 from streams.topics import Topics
@@ -28,14 +29,14 @@ def test_a_partition_ends_after_its_last_record_also_where_the_broker_tells_of_t
 
     async def ends() -> dict[TopicPartition, int]:
         await topics.create(settings)
-        wire = KafkaWire([server], 10.0, [changelog])
+        wire = KafkaWire(Connection(settings), 10.0, [changelog])
         await wire.start()
         writers = Writers(wire, changelog, changelog, fences=False, alive=lambda: True, clock=int)
         await writers.claim(0, 1)
         for size in (3, 5):  # the embedded broker tells of 5, where the last batch begins, and one more
             await writers.of(0, 1).append(changelog, [(b"key", b"row")] * size, 1_700_000_000_000)
         await wire.stop()
-        return await end_offsets([server], [TopicPartition(changelog, 0)])
+        return await end_offsets(Connection(settings), [TopicPartition(changelog, 0)])
 
     assert asyncio.run(ends()) == {TopicPartition(changelog, 0): 9}
 
@@ -63,6 +64,6 @@ def test_a_partition_that_ends_with_the_marker_of_a_transaction_has_an_end(apach
                     break
                 await asyncio.sleep(0.05)
             await consumer.stop()
-            return await end_offsets([server], [partition])
+            return await end_offsets(Connection(Settings(broker=f"kafka://{server}")), [partition])
 
     assert asyncio.run(ends()) == {partition: 2}

@@ -15,12 +15,11 @@ import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import BaseTestServer, TestClient
 from aiokafka.errors import KafkaTimeoutError
-from prometheus_client import CollectorRegistry
 
 from streams import server_api
 from streams.outbox import Headers
 from streams.secret import Secret
-from streams.server_api import BODY_BYTES_MAX, ROUTES, Api
+from streams.server_api import BODY_BYTES_MAX, OUTCOMES, ROUTES, Api
 from streams.server_metrics import ServerMetrics
 from streams.server_openapi import document
 from streams.server_store import ListStore
@@ -84,7 +83,7 @@ class Site:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.settings = Settings(**settings)
         self.store = ListStore(folder / "lists", TOPIC, 2)
-        self.metrics = ServerMetrics(CollectorRegistry(), ROUTES, TOPIC, 2)
+        self.metrics = ServerMetrics(ROUTES, OUTCOMES)
         self.has_caught_up = True
         self.broker: Broker
         self.client: TestClient[Any, Any]
@@ -362,7 +361,6 @@ def test_the_document_names_every_route_and_every_answer_that_a_test_here_saw(si
 
 def test_zero_is_visible_from_the_start(site: Site) -> None:
     assert site.metric("requests_total", route="/v1/users/{user_id}/list", status="200") == 0
-    assert site.metric("lag_records", topic=TOPIC, partition="1") == 0
     assert site.metric("lists") == 0
     assert site.metric("events_total", outcome="accepted") == 0
     site.store.close()

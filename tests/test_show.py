@@ -12,6 +12,7 @@ from rich.console import Console
 from efficientrec.errors import BrokerUnavailable
 from streams import show, topics
 from streams.broker import EmbeddedBroker, free_port
+from streams.connection import Connection
 from streams.outbox import KeyValue, Outbox
 from streams.placement import partition_of
 from streams.records import (
@@ -51,7 +52,7 @@ def settings_for(broker: EmbeddedBroker, name: str) -> Settings:
 
 
 async def publish(settings: Settings, topic: str, partitions: int, records: Sequence[KeyValue]) -> None:
-    outbox = Outbox(settings.bootstrap_servers, 10.0)
+    outbox = Outbox(Connection(settings), 10.0)
     await outbox.start()
     try:
         for record in records:

@@ -34,6 +34,7 @@ from streams import topics
 from streams import trainer as trainer_module
 from streams.broker import EmbeddedBroker
 from streams.children import start_child, stop_child
+from streams.connection import Connection
 from streams.erasures import Erasures
 from streams.learning import METRIC, Job, Outcome, Report, held_out_share, learn, verdict
 from streams.log import InteractionLog, read_log
@@ -180,7 +181,7 @@ class Stage:
 
     async def _send(self, topic: str, user_id: str, value: bytes | None, at: int) -> tuple[int, int]:
         key, partition = user_id.encode(), partition_of(user_id.encode(), self.settings.partitions)
-        outbox = Outbox(self.settings.bootstrap_servers, 10.0)
+        outbox = Outbox(Connection(self.settings), 10.0)
         await outbox.start()
         try:
             offset = await (await outbox.send(topic, partition, [(key, value)], at)).acknowledged()
@@ -227,7 +228,7 @@ class Stage:
             scores={},
         )
         release = Release(SCHEMA_VERSION, model.version, address, digest, "2023-11-14T00:00:00Z")
-        outbox = Outbox(self.settings.bootstrap_servers, 10.0)
+        outbox = Outbox(Connection(self.settings), 10.0)
         await outbox.start()
         try:
             await (await outbox.send_one(self.topics.releases, RELEASE_KEY, encode(release), [])).acknowledged()

@@ -42,7 +42,7 @@ class Fed(Consumer):
         self.restored: list[tuple[TP, int, int]] = []
         app.tables.recovery.restore = lambda tp, run: self.restored.append((tp, run.first, run.last))
         self.sought: list[tuple[TP, int]] = []
-        self.committed: dict[TP, int] = {}
+        self.commits_known: dict[TP, int] = {}
         self.commits: list[Mapping[TP, int]] = []
         self.takes_commits = True
         self.bounds = (0, 0)
@@ -69,14 +69,14 @@ class Fed(Consumer):
         return {ZERO, ONE}
 
     async def seek_to_committed(self) -> Any:
-        return dict(self.committed)
+        return dict(self.commits_known)
 
     async def _bounds(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
         return dict.fromkeys(tps, self.bounds)
 
     async def resume_with(self, *, committed: int, progress: int, start: int = 0, end: int = 1000) -> None:
         """What happens after a recovery, for partition 0."""
-        self.committed, self.bounds = {ZERO: committed}, (start, end)
+        self.commits_known, self.bounds = {ZERO: committed}, (start, end)
         self.app.progress = lambda: {ZERO: progress}
         await self.perform_seek()
         self.open_sources()

@@ -13,6 +13,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.structs import TopicPartition
 
 from streams import topics
+from streams.connection import Connection
 from streams.offsets import end_offsets
 from streams.settings import Settings
 from streams.topics import Topics
@@ -68,7 +69,7 @@ def test_batches_of_several_partitions_travel_in_one_request(broker: str, reques
 
     async def play() -> None:
         await topics.create(settings)
-        wire = KafkaWire([server], 10.0, [names.changelog, names.lists])
+        wire = KafkaWire(Connection(settings), 10.0, [names.changelog, names.lists])
         await wire.start()
         try:
             places = [(names.changelog, 0), (names.changelog, 2), (names.lists, 0), (names.changelog, 0)]
@@ -81,7 +82,7 @@ def test_batches_of_several_partitions_travel_in_one_request(broker: str, reques
             assert len(sent) == 3
         finally:
             await wire.stop()
-        ends = await end_offsets([server], [TopicPartition(names.changelog, number) for number in range(3)])
+        ends = await end_offsets(Connection(settings), [TopicPartition(names.changelog, number) for number in range(3)])
         assert {place.partition: end for place, end in ends.items()} == {0: 5, 1: 0, 2: 4}
 
     asyncio.run(play())
@@ -94,7 +95,7 @@ def test_one_batch_that_is_refused_takes_no_other_with_it(apache_kafka: Any) -> 
 
     async def play() -> None:
         await topics.create(settings)
-        wire = KafkaWire([apache_kafka.address], 10.0, [changelog])
+        wire = KafkaWire(Connection(settings), 10.0, [changelog])
         await wire.start()
         try:
             await leaders_known(wire, (changelog, 0), (changelog, 1))
@@ -119,7 +120,7 @@ def test_when_the_broker_does_not_answer_every_batch_hears_of_it(embedded_broker
 
     async def play() -> None:
         await topics.create(settings)
-        wire = KafkaWire([embedded_broker.address], 10.0, [changelog])
+        wire = KafkaWire(Connection(settings), 10.0, [changelog])
         await wire.start()
 
         async def cut(*_: Any, **__: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced, RequestTimedOutError
 
 from streams import topics, writer
+from streams.connection import Connection
 from streams.outbox import KeyValue
 from streams.settings import Settings
 from streams.topics import Topics
@@ -80,7 +81,7 @@ class Group:
             sleep=self._pause,
         )
 
-    def _count(self) -> None:
+    def _count(self, topic: str) -> None:
         self.failed += 1
 
     def _rejoin(self) -> None:
@@ -288,7 +289,7 @@ def test_apache_kafka_refuses_whoever_was_claimed_over(apache_kafka: NativeKafka
 
     async def play() -> None:
         await topics.create(settings)
-        wires = [KafkaWire(settings.bootstrap_servers, 10.0, [names.changelog, names.lists]) for _ in range(2)]
+        wires = [KafkaWire(Connection(settings), 10.0, [names.changelog, names.lists]) for _ in range(2)]
         for wire in wires:
             await wire.start()
         old, new = (

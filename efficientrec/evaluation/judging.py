@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec.evaluation import histories, metrics
-from efficientrec.interactions import keys_of
+from efficientrec.interactions import LIKED, keys_of
 from efficientrec.model import Model
 from efficientrec.profile import Rows
 from efficientrec.recommend import recommend
 from efficientrec.training.data import TrainingData
 
-LIKED = 0.5
-"""Weight from which an interaction counts as something that a list should have held."""
 LIST_SIZE = 20
 EXAMPLES_MAX = 2000
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec.errors import SettingInvalid
-from efficientrec.evaluation.judging import LIKED
 from efficientrec.evaluation.pairs import Pairs
 from efficientrec.evaluation.protocols import neutral
 from efficientrec.evaluation.questions import Question, knowing
+from efficientrec.interactions import LIKED
 from efficientrec.training.data import TrainingData
 
 MIDDLE, START = 0.2, 0.3

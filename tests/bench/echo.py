@@ -15,7 +15,9 @@ import msgspec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
+from streams.connection import Connection
 from streams.outbox import BATCH_BYTES
+from streams.settings import Settings
 from streams.wire import UNFENCED, KafkaWire
 from tests.bench import raw
 
@@ -36,7 +38,7 @@ async def run(task: Task) -> None:
         enable_auto_commit=False,
         fetch_max_wait_ms=task.fetch_wait_ms,
     )
-    wire = KafkaWire([task.broker], REQUEST_SECONDS, [task.rows, task.lists])
+    wire = KafkaWire(Connection(Settings(broker=f"kafka://{task.broker}")), REQUEST_SECONDS, [task.rows, task.lists])
     await consumer.start()
     await wire.start()
     consumer.assign([TopicPartition(task.source, number) for number in range(task.partitions)])
