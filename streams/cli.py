@@ -29,6 +29,10 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(no_args_is_help=True, help="The topics in Kafka: create them, or check how they are made.")
 app.add_typer(topics_app, name="topics")
+models_app = typer.Typer(
+    no_args_is_help=True, help="The trained models: list them, or put an earlier one into service."
+)
+app.add_typer(models_app, name="models")
 
 Config = Annotated[
     Path | None,
@@ -95,6 +99,17 @@ def trainer(config: Config = None) -> None:
 
 
 @app.command()
+def server(config: Config = None) -> None:
+    """Serve lists over HTTP and take events, until SIGTERM; docs/http.md has the routes.
+
+    Example: EFFICIENTREC_SERVER_PORT=8080 efficientrec server
+    """
+    from streams.server import serve
+
+    asyncio.run(serve(_settings(config)))
+
+
+@app.command()
 def broker(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on which it listens; 0 takes a free one.")] = 9092,
     host: Annotated[str, typer.Option(help="Address on which it listens.")] = "127.0.0.1",
@@ -136,6 +151,40 @@ def topics_check(config: Config = None) -> None:
 
     asyncio.run(rights.check(_settings(config), "topics check"))
     console.print("All topics are as they must be.")
+
+
+@models_app.command("list")
+def models_list(config: Config = None) -> None:
+    """Show the models in EFFICIENTREC_MODELS_DIR with their scores, and which is released.
+
+    Example: efficientrec models list
+    """
+    from streams.models import render, shelf
+
+    console.print(render(asyncio.run(shelf(_settings(config)))))
+
+
+@models_app.command("rollback")
+def models_rollback(
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            help="Without one, the model that served when the released one was trained.", show_default=False
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Release a model that is there already: workers install it within seconds.
+
+    The trainer goes on, and compares its next model with this one. Stop it first if what it learns is at fault.
+
+    Example: efficientrec models rollback 20240501T120000Z-4f2a
+    """
+    from streams.models import rollback
+
+    release = asyncio.run(rollback(_settings(config), version))
+    before = escape(release.previous_version or "popularity")
+    console.print(f"{escape(release.version)} is released in place of {before}.", highlight=False, soft_wrap=True)
 
 
 @app.command()
