@@ -1,6 +1,7 @@
 # make demo        set up, then the whole loop on real data with an embedded broker (ARGS="--until-done --json FILE" ends by itself)
 # make test        set up, then every test that needs only Python
-# make test-full   the tests that need more: Apache Kafka (KAFKA_HOME, else ../shared/kafka)
+# make test-full   the tests that need more: Apache Kafka (KAFKA_HOME, else ../shared/kafka), Java and Prometheus, which
+#                  .ci/packages installs on Debian
 # make lint        ruff and strict mypy
 
 PYTHON ?= python3

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from efficientrec.errors import SettingInvalid
 
+LIKED = 0.5
+"""Weight from which an interaction counts as something that a list should have held."""
+
 
 def key_of(text: str) -> int:
     """The 64-bit key of an item, an event or a feature: XXH3 of its id, never 0.

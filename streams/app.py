@@ -12,7 +12,6 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import faust
@@ -29,7 +28,8 @@ from streams.exposition import exposed
 from streams.follower import Follower
 from streams.lanes import Lanes
 from streams.lists import KERNELS
-from streams.metrics import WorkerMetrics, show
+from streams.metrics import WorkerMetrics
+from streams.observer import LOOK_SECONDS, MEASURE_SECONDS, Observer
 from streams.outbox import Outbox
 from streams.progress import PROGRESS_KEY, Progress
 from streams.recovery import Tables
@@ -44,8 +44,6 @@ from streams.worker import Loop
 from streams.writer import PartitionLost, Writers
 
 log = logging.getLogger(__name__)
-
-LAG_SECONDS = 1.0
 
 
 async def run(settings: Settings, reached: Callable[[str], None] = lambda step: None) -> None:
@@ -62,8 +60,15 @@ async def run(settings: Settings, reached: Callable[[str], None] = lambda step: 
 
 async def _serve(settings: Settings, reached: Callable[[str], None]) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    await asyncio.to_thread(warm, KERNELS[settings.list_format])  # before the group counts on this worker's heartbeats
     app = create_app(settings, reached)
+    where = (settings.metrics_host, settings.metrics_port, "EFFICIENTREC_METRICS_PORT", settings.metrics_token)
+    with exposed(app.services.metrics.registry, app.observer, *where):
+        await _served(settings, app)
+
+
+async def _served(settings: Settings, app: App) -> None:
+    pulse = asyncio.create_task(app.observer.pulse.run())
+    await asyncio.to_thread(warm, KERNELS[settings.list_format])  # before the group counts on this worker's heartbeats
     asked_to_stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, asked_to_stop.set)
@@ -76,9 +81,9 @@ async def _serve(settings: Settings, reached: Callable[[str], None]) -> None:
     finally:
         app.leave()
         await app.stop()
-        for end in ends:
+        for end in (*ends, pulse):
             end.cancel()
-        await asyncio.gather(*ends, return_exceptions=True)
+        await asyncio.gather(*ends, pulse, return_exceptions=True)
     if app.crash_reason is not None:
         raise app.crash_reason
 
@@ -91,6 +96,7 @@ class Services:
     ) -> None:
         topics = Topics.of(settings)
         self._settings = settings
+        self._changelog = topics.changelog
         self.metrics = WorkerMetrics(settings.policy.rules)
         # An answer that takes longer than a session comes too late: by then the partition may be somebody else's.
         self._wire = KafkaWire(connection, settings.session_timeout_seconds, [topics.changelog, topics.lists])
@@ -101,7 +107,7 @@ class Services:
             fences=settings.fencing == "on",
             alive=alive,
             clock=now_ms,
-            failed=self.metrics.send_failures.inc,
+            failed=self._failed,
             rejoin=rejoin,
         )
         self.outbox = Outbox(connection, settings.request_timeout_seconds)
@@ -113,13 +119,12 @@ class Services:
             Follower(topics.items, connection, self.catalogue.handle),
             Follower(topics.releases, connection, self.slot.handle),
         ]
+        self.failures = 0
+        """Attempts to send that failed."""
         self._tasks: list[asyncio.Task[None]] = []
-        self._exposition = ExitStack()
 
     async def start(self) -> None:
         """Returns when catalogue and model are those of the topics, so that the first run is served by them."""
-        where = (self._settings.metrics_host, self._settings.metrics_port, "EFFICIENTREC_METRICS_PORT")
-        self._exposition.enter_context(exposed(self.metrics.registry, *where))
         await self._wire.start()
         await self.writers.check(self._settings.broker_wait_seconds)
         await self.outbox.start()
@@ -142,7 +147,13 @@ class Services:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.outbox.stop()
         await self._wire.stop()
-        self._exposition.close()
+
+    def _failed(self, topic: str) -> None:
+        """An attempt to send failed."""
+        self.failures += 1
+        self.metrics.send_failures.inc()
+        if topic == self._changelog:
+            self.metrics.changelog_send_failures.inc()
 
 
 class App(faust.App):
@@ -156,13 +167,16 @@ class App(faust.App):
     connection: Connection
     table: ProfileTable
     lanes: Lanes
+    observer: Observer
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
 
     async def on_start(self) -> None:
         await self.services.start()
+        self.observer.phases.asked()
         self.add_future(self.services.run())  # an error there stops the app
+        self.add_future(self.observer.keep_asking())
         await super().on_start()
 
     async def on_shutdown(self) -> None:
@@ -265,30 +279,22 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         now_ms,
         reached,
     )
+    app.observer = Observer(app, settings, services, loop.quality, now_ms)
     app.lanes = Lanes(loop.handle, app.crash, settings.run_events_max)
 
     for source in app.sources:
         app.topics.add(app.topic(source))  # what the consumer subscribes to
 
-    @app.timer(interval=LAG_SECONDS)
-    async def lag() -> None:
-        consumer = app.consumer
-        lags: dict[tuple[str, ...], float] = {}
-        for tp in consumer.assignment():
-            if tp.topic in app.sources:
-                done = loop.handled.get((tp.topic, tp.partition), consumer._committed_offset.get(tp) or 0)
-                lags[tp.topic, str(tp.partition)] = max(0, consumer.highwater(tp) - done)
-        show(services.metrics.lag, lags)
-        copies = app.tables.recovery.standby_lag()
-        show(services.metrics.standby_lag, {(str(partition),): records for partition, records in copies.items()})
+    observer = app.observer
+    app.timer(interval=LOOK_SECONDS)(observer.look)
+    app.timer(interval=MEASURE_SECONDS)(observer.measure)
 
     @app.on_partitions_assigned.connect
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:
         loop.reassigned()
         services.writers.keep(table.store.ends)
         mine = sum(tp.topic == topics.interactions for tp in assigned)
-        services.metrics.rebalances.inc()
-        services.metrics.partitions.set(mine)
+        observer.phases.assigned(mine)
         log.info("serving %d of %d partitions", mine, settings.partitions)
 
     return app

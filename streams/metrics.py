@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from time import perf_counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shutil import disk_usage
+from time import perf_counter, time
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -22,12 +24,17 @@ LATENCY_BUCKETS = (
 STAGES = ("decode", "read", "fold", "recommend", "encode", "send", "write")
 OUTCOMES = ("applied", "repeated", "limited", "replayed", "invalid")
 SWAPS = ("installed", "refused")
+JUDGED = ("list", "popularity")
+WAIT_BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 900, 3600)
+"""Seconds of a rebalance or a recovery: from a restart with its disk at hand to a whole changelog of a large topic."""
 
 
 class WorkerMetrics:
     """The metrics of one worker, in a registry of their own so that tests can have several workers."""
 
-    def __init__(self, event_types: Iterable[str]) -> None:
+    def __init__(self, event_types: Iterable[str], clock: Callable[[], float] = time) -> None:
+        """clock: seconds since 1970."""
+        self._clock = clock
         self.registry = registry = CollectorRegistry()
         self.events = Counter(
             "efficientrec_events",
@@ -56,6 +63,12 @@ class WorkerMetrics:
             buckets=(1, 3, 10, 30, 100, 300, 1000, 3000),
             registry=registry,
         )
+        self.run_users = Histogram(
+            "efficientrec_run_users",
+            "Users of a run who get a list.",
+            buckets=(1, 3, 10, 30, 100, 300, 1000, 3000),
+            registry=registry,
+        )
         self.lists = Counter(
             "efficientrec_recommendations_published",
             "Lists that the broker has acknowledged.",
@@ -68,6 +81,11 @@ class WorkerMetrics:
         self.send_failures = Counter(
             "efficientrec_send_failures",
             "Attempts to append changelog rows, lists or dead letters that failed, and are made again.",
+            registry=registry,
+        )
+        self.changelog_send_failures = Counter(
+            "efficientrec_changelog_send_failures",
+            "Those of them that were to append changelog rows: until one succeeds, their run is neither safe nor out.",
             registry=registry,
         )
         self.abandoned = Counter(
@@ -86,10 +104,41 @@ class WorkerMetrics:
             ["topic", "partition"],
             registry=registry,
         )
+        self.lag_seconds = Gauge(
+            "efficientrec_consumer_lag_seconds",
+            "Age of the oldest record of a partition that is not yet handled; 0 when none waits. It goes on growing "
+            "through a recovery, and while the broker is away.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.commit_age = Gauge(
+            "efficientrec_commit_age_seconds",
+            "How long a partition in which something waits or was handled has been without a commit that moved; 0 when "
+            "everything is handled and committed.",
+            ["topic", "partition"],
+            registry=registry,
+        )
         self.standby_lag = Gauge(
             "efficientrec_standby_lag_records",
             "Records of the changelog that this worker's copy of a partition lacks, which another worker serves.",
             ["partition"],
+            registry=registry,
+        )
+        self.recovering = Gauge(
+            "efficientrec_recovering",
+            "1 from the assignment of partitions until they are served, 0 otherwise.",
+            registry=registry,
+        )
+        self.recovery_remaining = Gauge(
+            "efficientrec_recovery_remaining_records",
+            "Records of the changelog that a partition of this worker lacks before it can be served.",
+            ["partition"],
+            registry=registry,
+        )
+        self.recovery_duration = Histogram(
+            "efficientrec_recovery_duration_seconds",
+            "From the assignment of partitions until they are served.",
+            buckets=WAIT_BUCKETS,
             registry=registry,
         )
         self.last_event = Gauge(
@@ -116,8 +165,83 @@ class WorkerMetrics:
         self.rebalances = Counter(
             "efficientrec_rebalances", "Assignments of partitions that this worker was given.", registry=registry
         )
+        self.rebalance_duration = Histogram(
+            "efficientrec_rebalance_duration_seconds",
+            "From the call to give partitions back, or the first request for some, to the assignment.",
+            buckets=WAIT_BUCKETS,
+            registry=registry,
+        )
         self.partitions = Gauge(
             "efficientrec_partitions_assigned", "Partitions that this worker serves now.", registry=registry
+        )
+        self.erasures = Counter(
+            "efficientrec_erasures", "Users whose row and list were erased, once for each request.", registry=registry
+        )
+        self.model_age = Gauge(
+            "efficientrec_model_age_seconds",
+            "Age of the model in service, since its training began; 0 before the first.",
+            registry=registry,
+        )
+        self.rollbacks = Counter(
+            "efficientrec_model_rollbacks",
+            "Models installed that are older than the one whose place they took.",
+            registry=registry,
+        )
+        self.judged = Counter(
+            "efficientrec_online_judged_events",
+            "Liked events, of a tenth of the users, that were looked up in the first 10 items of the list that their "
+            "user had before.",
+            registry=registry,
+        )
+        self.hits = Counter(
+            "efficientrec_online_hits",
+            "Those that were found there, and those that the most popular items new to the user would have held.",
+            ["by"],
+            registry=registry,
+        )
+        self.coverage = Gauge(
+            "efficientrec_recommendation_coverage_ratio",
+            "Share of the model's items that stood in a list of this worker in the last minutes.",
+            registry=registry,
+        )
+        self.entropy = Gauge(
+            "efficientrec_cluster_entropy_ratio",
+            "How evenly lists of the last minutes used the clusters: 1 all alike, 0 a single one, or no list.",
+            registry=registry,
+        )
+        self.state_rows = Gauge(
+            "efficientrec_state_rows",
+            "Rows of a partition on this worker's disk, as RocksDB estimates them: one that was written anew counts "
+            "twice until its old value is merged away.",
+            ["partition"],
+            registry=registry,
+        )
+        self.state_bytes = Gauge(
+            "efficientrec_state_bytes", "Bytes of a partition's table files on disk.", ["partition"], registry=registry
+        )
+        self.block_cache_bytes = Gauge(
+            "efficientrec_rocksdb_block_cache_bytes",
+            "Memory that RocksDB's block cache takes, of EFFICIENTREC_BLOCK_CACHE_BYTES.",
+            registry=registry,
+        )
+        self.memtable_bytes = Gauge(
+            "efficientrec_rocksdb_memtable_bytes",
+            "Memory of rows that wait to be flushed, of all partitions.",
+            registry=registry,
+        )
+        self.pending_compaction_bytes = Gauge(
+            "efficientrec_rocksdb_pending_compaction_bytes",
+            "Bytes that RocksDB still has to merge, of all partitions; where it rises for long, the disk is too slow.",
+            registry=registry,
+        )
+        self.disk_free = Gauge(
+            "efficientrec_disk_free_bytes",
+            "Room left on the disk of a folder.",
+            ["folder"],
+            registry=registry,
+        )
+        self.disk_size = Gauge(
+            "efficientrec_disk_size_bytes", "Size of the disk of a folder.", ["folder"], registry=registry
         )
         for event_type in event_types:
             for outcome in OUTCOMES[:-1]:
@@ -130,10 +254,14 @@ class WorkerMetrics:
             self.dead_letters.labels(reason)
         for outcome in SWAPS:
             self.swaps.labels(outcome)
+        for by in JUDGED:
+            self.hits.labels(by)
+        of_process(registry)
 
-    def serving(self, version: str, sha256_short: str) -> None:
-        """Says which model is in service now, without a moment in which there is none."""
+    def serving(self, version: str, sha256_short: str, made_at: float) -> None:
+        """Says which model is in service now, without a moment in which there is none. made_at: seconds since 1970."""
         self.model.labels(version, sha256_short).set(1)
+        self.model_age.set_function(lambda: max(0.0, self._clock() - made_at))
         for metric in self.model.collect():
             for sample in metric.samples:
                 if sample.labels["model_version"] != version:
@@ -169,6 +297,21 @@ class ManyAtOnce(Collector):
         counts = self._counts.cumsum().tolist()
         buckets = list(zip(bounds, counts, strict=True))
         yield HistogramMetricFamily(*self._about, buckets=buckets, sum_value=self._sum)
+
+
+def of_process(registry: CollectorRegistry) -> None:
+    """What any process shows of itself: memory, processor time, open files, garbage collections."""
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+
+
+def show_disks(free: Gauge, size: Gauge, folders: Mapping[str, str | Path]) -> None:
+    """The disks that these folders lie on; not of one that is not there yet, or lies in a store of another kind."""
+    for name, folder in folders.items():
+        with suppress(OSError):
+            usage = disk_usage(folder)
+            free.labels(name).set(usage.free)
+            size.labels(name).set(usage.total)
 
 
 def show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:

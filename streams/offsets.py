@@ -8,12 +8,14 @@ true end, so one record is fetched from each partition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from streams.connection import Connection
+from streams.lag import Look
 
 
 async def end_offsets(connection: Connection, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
@@ -50,3 +52,52 @@ async def true_ends(
                 consumer.pause(partition)
     consumer.resume(*partitions)
     return ends
+
+
+async def looks(
+    connection: Connection, group: str, partitions: Sequence[TopicPartition], timeout_seconds: float
+) -> dict[TopicPartition, Look]:
+    """How far a group has got with each partition, seen from outside and without joining it. Raises KafkaError, and
+    TimeoutError when the coordinator or a leader does not answer in time."""
+    consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        request_timeout_ms=int(1000 * timeout_seconds),
+        max_partition_fetch_bytes=1,  # a broker sends a batch all the same
+        **connection.options(),
+    )
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await consumer.start()
+            ends = await true_ends(consumer, list(partitions))
+            starts = await consumer.beginning_offsets(list(partitions))
+            committed = {place: await consumer.committed(place) or 0 for place in partitions}
+            done = {place: min(max(committed[place], starts[place]), ends[place]) for place in partitions}
+            oldest_ms = await _times(consumer, done, ends)
+            return {
+                place: Look(ends[place], done[place], committed[place], oldest_ms.get(place)) for place in partitions
+            }
+    finally:
+        await consumer.stop()
+
+
+async def _times(
+    consumer: AIOKafkaConsumer[bytes | None, bytes | None],
+    offsets: dict[TopicPartition, int],
+    ends: dict[TopicPartition, int],
+) -> dict[TopicPartition, int]:
+    """The broker's time of the first record at or after each offset, where there is one."""
+    times: dict[TopicPartition, int] = {}
+    waiting = {place for place, offset in offsets.items() if offset < ends[place]}
+    for place, offset in offsets.items():
+        consumer.seek(place, offset)
+    consumer.pause(*(offsets.keys() - waiting))
+    while waiting:
+        for place, records in (await consumer.getmany(*waiting, timeout_ms=500, max_records=len(offsets))).items():
+            times.setdefault(place, records[0].timestamp)
+        for place in list(waiting):
+            if place in times or await consumer.position(place) >= ends[place]:
+                waiting.discard(place)
+                consumer.pause(place)
+    return times

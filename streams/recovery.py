@@ -58,6 +58,11 @@ class Recovery(FaustRecovery):  # type: ignore[misc]  # untyped there
         known = {tp: self.standby_offsets[tp] for tp in self.standby_tps}
         return {tp.partition: max(0, end - 1 - (-1 if known[tp] is None else known[tp])) for tp, end in ends.items()}
 
+    def lacking(self) -> dict[int, int]:
+        """Partition of this worker → records of the changelog that it lacks before it can be served."""
+        left = self.active_remaining() if self.in_recovery else {}
+        return {tp.partition: max(0, left.get(tp, 0)) for tp in self.active_tps}
+
     def _set_recovery_started(self) -> None:
         super()._set_recovery_started()
         self.signal_recovery_end.clear()
@@ -70,6 +75,7 @@ class Recovery(FaustRecovery):  # type: ignore[misc]  # untyped there
         await super().on_recovery_completed(generation_id)
         if self.app.consumer_generation_id == generation_id:
             self.app.consumer.open_sources()
+            self.app.observer.phases.served()
 
     async def _wait(self, coro: Any, timeout: Any = None) -> None:
         try:

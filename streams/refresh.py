@@ -17,7 +17,7 @@ from efficientrec import profile
 from efficientrec.model import Model
 from efficientrec.popularity import Popularity
 from efficientrec.profile import Rows
-from efficientrec.recommend import recommend
+from efficientrec.recommend import Recommendations, recommend
 from streams.aside import Aside, DeadLetter, origin_of
 from streams.catalogue import Catalogue
 from streams.follower import Record
@@ -25,6 +25,7 @@ from streams.lists import Cause, personal_lists, popular_lists
 from streams.metrics import OUTCOMES, WorkerMetrics
 from streams.outbox import KeyValue
 from streams.progress import PROGRESS_KEY, Progress
+from streams.quality import Quality
 from streams.records import Decoded, Trigger, decode_interactions, rfc3339, rfc3339_column
 from streams.settings import Settings
 from streams.transport import Run
@@ -73,6 +74,7 @@ class Refresh:
         aside: Aside,
         catalogue: Catalogue,
         metrics: WorkerMetrics,
+        quality: Quality,
         clock: Clock,
     ) -> None:
         self._settings = settings
@@ -80,6 +82,7 @@ class Refresh:
         self._aside = aside
         self._catalogue = catalogue
         self._metrics = metrics
+        self._quality = quality
         self._clock = clock
         self.popular: dict[int, Popularity] = {}
         """Before the first model: what is popular in each partition that had a run since partitions were assigned."""
@@ -115,14 +118,18 @@ class Refresh:
             changed = np.flatnonzero(folded.changed)
             partition_of = np.array([run.partition for run in runs], np.int32)[number_of_user[changed]]
             rows = profile.pack(profile.take(folded.rows, changed), partition_of)
+        sample = self._quality.sample(keys, np.array([run.partition for run in runs])[number_of_user])
+        self._quality.judge(sample, events, folded.counted, before, model)
         due, causes = self._due(records, decoded, folded.rows)
         due_rows = profile.take(folded.rows, due)
         if model is None:
             (run,) = runs
             here = self.popular[run.partition] = self._popularity(run.partition, decoded, folded)
-            bodies = self._popular(Popularity.together(self.popular.values()), due_rows, causes)
+            popular, bodies = self._popular(Popularity.together(self.popular.values()), due_rows, causes)
+            self._quality.gave_popular(sample, due, popular)
         else:
-            bodies = self._personal(model, due_rows, causes)
+            found, bodies = self._personal(model, due_rows, causes)
+            self._quality.gave(sample, due, model, found)
         pairs: list[KeyValue] = [(keys[user], row) for user, row in zip(changed.tolist(), rows, strict=True)]
         lists: list[KeyValue] = [(keys[user], body) for user, body in zip(due.tolist(), bodies, strict=True)]
         outcomes = list(zip(decoded.event_types, _outcomes(folded), strict=True))
@@ -191,14 +198,16 @@ class Refresh:
             causes.append(Cause(events.users[user], trigger, record.timestamp))
         return due, causes
 
-    def _personal(self, model: Model, rows: Rows, causes: list[Cause]) -> list[bytes]:
+    def _personal(self, model: Model, rows: Rows, causes: list[Cause]) -> tuple[Recommendations, list[bytes]]:
         now = self._clock()
         with self._metrics.timed("recommend"):
             found = recommend(model, rows, self._settings.list_size, self._catalogue.blocked(model, now))
         with self._metrics.timed("encode"):
-            return personal_lists(model, found, causes, rfc3339(now), "event", self._settings.list_format)
+            return found, personal_lists(model, found, causes, rfc3339(now), "event", self._settings.list_format)
 
-    def _popular(self, popularity: Popularity, rows: Rows, causes: list[Cause]) -> list[bytes]:
+    def _popular(
+        self, popularity: Popularity, rows: Rows, causes: list[Cause]
+    ) -> tuple[list[list[tuple[str, float]]], list[bytes]]:
         """Before the first model: what is popular and new to the user."""
         now = self._clock()
         with self._metrics.timed("recommend"):
@@ -206,7 +215,7 @@ class Refresh:
                 rows, self._settings.list_size, lambda item: self._catalogue.is_blocked(item, now)
             )
         with self._metrics.timed("encode"):
-            return popular_lists(found, causes, rfc3339(now), "event", self._settings.list_format)
+            return found, popular_lists(found, causes, rfc3339(now), "event", self._settings.list_format)
 
     def _popularity(self, partition: int, decoded: Decoded, folded: profile.Folded) -> Popularity:
         (stored,) = self._store.read(partition, [POPULARITY_KEY])

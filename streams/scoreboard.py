@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from efficientrec.evaluation.judging import LIKED
-from efficientrec.interactions import WeightPolicy
+from efficientrec.interactions import LIKED, WeightPolicy
 from streams.records import Interaction, RecommendationList, moment_ms
 
 TOP = 10

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +43,14 @@ PROBE_USERS = 64
 READ_AGAIN_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
+class Loaded(NamedTuple):
+    """A model, and what its manifest says."""
+
+    model: Model
+    made_ms: int
+    trained_up_to: Mapping[int, int]
+
+
 class ModelSlot:
     """Holds `current`, None before the first model."""
 
@@ -53,6 +63,11 @@ class ModelSlot:
         trust: Trust | None = None,
     ) -> None:
         self.current: Model | None = None
+        self.trained_up_to: Mapping[int, int] = {}
+        """partition → offset after the last interaction that the model in service was trained on."""
+        self.unserved = ""
+        """The last release that was refused while there was no model in service."""
+        self._made_ms = 0
         self._models_dir = models_dir
         self._list_size = list_size
         self._list_format = list_format
@@ -73,6 +88,7 @@ class ModelSlot:
                 log.error("release at offset %s ignored, %s goes on serving: %s", record.offset, self._serving(), error)
                 if isinstance(error, ReleaseUntrusted):
                     self._metrics.swaps.labels("refused").inc()
+                    self.unserved = release.version if self.current is None else ""
                 continue
             await self.offer(release)
             return
@@ -94,24 +110,28 @@ class ModelSlot:
             return False
         start = perf_counter()
         try:
-            model = await self._loaded(release)
+            loaded = await self._loaded(release)
         except Exception as error:  # whatever it is, it must not end the following of releases
             self._metrics.swaps.labels("refused").inc()
+            self.unserved = release.version if self.current is None else ""
             unforeseen = not isinstance(error, EfficientRecError)
             log.error(
                 "model %s refused, %s goes on serving: %r", release.version, self._serving(), error, exc_info=unforeseen
             )
             return False
-        previous, self.current = self._serving(), model
-        self._released_at = moment_ms(release.released_at)
         elapsed = perf_counter() - start
-        self._metrics.serving(model.version, release.sha256[:12])
+        previous, self.current = self._serving(), loaded.model
+        self.trained_up_to, self.unserved = loaded.trained_up_to, ""
+        if loaded.made_ms < self._made_ms:
+            self._metrics.rollbacks.inc()
+        self._made_ms, self._released_at = loaded.made_ms, moment_ms(release.released_at)
+        self._metrics.serving(release.version, release.sha256[:12], loaded.made_ms / 1000)
         self._metrics.swaps.labels("installed").inc()
         self._metrics.swap_duration.observe(elapsed)
-        log.info("model %s took the place of %s in %.2f s", model.version, previous, elapsed)
+        log.info("model %s took the place of %s in %.2f s", release.version, previous, elapsed)
         return True
 
-    async def _loaded(self, release: Release) -> Model:
+    async def _loaded(self, release: Release) -> Loaded:
         """The model, after a few more tries where its store does not answer: without a model, at a start, rows would
         lose their sums."""
         for pause in READ_AGAIN_SECONDS:
@@ -125,17 +145,19 @@ class ModelSlot:
     def _serving(self) -> str:
         return "popularity" if self.current is None else self.current.version
 
-    def _load(self, release: Release) -> Model:
+    def _load(self, release: Release) -> Loaded:
         if not artifact.lies_in(release.address, self._models_dir):
             raise ArtifactMismatch(
                 f"{release.address} does not lie in EFFICIENTREC_MODELS_DIR, which is {self._models_dir}; expected a "
                 "trainer with the same setting"
             )
-        model, _ = artifact.load(release.address, release.sha256)
+        model, manifest = artifact.load(release.address, release.sha256)
         if model.version != release.version:
             raise ArtifactMismatch(f"{release.address} holds {model.version}, not {release.version}")
         probe(model, self._list_size, self._list_format)
-        return model
+        offsets = manifest.window.offsets
+        trained_up_to = {int(partition): offset for partition, offset in offsets.items() if partition.isdecimal()}
+        return Loaded(model, moment_ms(manifest.created_at), trained_up_to)
 
 
 def probe(model: Model, list_size: int, list_format: str = "json") -> None:

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from efficientrec.datasets import Dataset, weight_rules
-from efficientrec.evaluation.judging import LIKED
+from efficientrec.interactions import LIKED
 from streams.settings import Settings
 from streams.show import last_list, render
 from streams.topics import Topics

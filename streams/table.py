@@ -64,6 +64,14 @@ class RowStore(Store[bytes, bytes]):
         batch.put(OFFSET_KEY, str(changelog_offset).encode())
         self._disk(partition).write(batch)
 
+    def figures(self, name: str) -> dict[int, int]:
+        """What RocksDB says of each partition that is open here, copies for other workers included."""
+        return {partition: disk.figure(name) for partition, disk in self._open.items()}
+
+    def cache_used_bytes(self) -> int:
+        """Memory that the blocks of all partitions take."""
+        return int(self._cache.get_usage())
+
     def reset_state(self) -> None:
         raise NotImplementedError("nothing here deletes rows: move the folder away; the changelog has everything")
 

@@ -42,22 +42,24 @@ from streams.erasures import Erasures, reach
 from streams.exposition import exposed
 from streams.features import described, feature_texts
 from streams.follower import Follower, Record
+from streams.health import Standing
+from streams.lag import Lag, Look
 from streams.learning import ItemAbout, Job, Line, Outcome, Report, Step
 from streams.log import INTERACTIONS_MAX, InteractionLog, rows_of
+from streams.metrics import show_disks
 from streams.offsets import end_offsets, true_ends
 from streams.outbox import Outbox
 from streams.records import (
     RELEASE_KEY,
-    SCHEMA_VERSION,
     Release,
     decode_interactions,
     decode_item,
     decode_release,
     decode_user,
-    encode,
     moment_ms,
     rfc3339,
 )
+from streams.releases import announce
 from streams.settings import Settings
 from streams.signing import Trust, signer
 from streams.topics import Topics
@@ -104,8 +106,8 @@ class Trainer:
         self._learner = learner
         self._metrics = metrics
         self._clock = clock
-        self._signer = signer(settings)
-        self._world = World(settings.models_dir, None if self._signer is None else self._signer.trust)
+        own = signer(settings)
+        self._world = World(settings.models_dir, None if own is None else own.trust)
         self._connection = Connection(settings)
         self._outbox = Outbox(self._connection, settings.request_timeout_seconds)
         self._tried: dict[int, int] | None = None
@@ -115,6 +117,10 @@ class Trainer:
         """When to train once more although nothing is new, since the last one failed."""
         self._erasures = Erasures({})
         self._committed: Mapping[TopicPartition, OffsetAndMetadata] = {}
+        self._lag = Lag()
+        self._taken_ms: dict[int, int] = {}
+        """partition → the broker's time of the last record that was just taken: what comes next is no older."""
+        self.health = Standing(settings.stalled_seconds)
 
     async def run(self) -> None:
         """Raises what nobody can wait out: SettingInvalid, BrokerRefused, TopicMismatch, BrokerUnavailable at the
@@ -156,6 +162,7 @@ class Trainer:
                 try:
                     async with _consumer(self._settings, self._connection) as consumer:
                         users_ends = await self._seek(consumer, interactions)
+                        self.health.missing = ""
                         while True:
                             await self._log_some(consumer, interactions)
                             is_free = training is None or training.done()
@@ -201,6 +208,7 @@ class Trainer:
         """Takes what has come; makes it durable now and then. A crash before that reads it again."""
         loop = asyncio.get_running_loop()
         until = loop.time() + FLUSH_SECONDS
+        self._taken_ms.clear()
         while interactions.waiting < FLUSH_ROWS and (left := until - loop.time()) > 0:
             batches = await consumer.getmany(timeout_ms=int(1000 * min(left, 0.2)), max_records=POLL_RECORDS)
             for partition, records in batches.items():
@@ -210,6 +218,7 @@ class Trainer:
                     self._take(partition.partition, records, interactions)
         await self._flush(consumer, interactions)
         await self._commit(consumer, interactions.offsets)
+        await self._show(consumer)
 
     async def _flush(self, consumer: Consumer, interactions: InteractionLog) -> None:
         """Makes durable what has come, but for the users who are to be erased; the files lose them, too, when they are
@@ -236,16 +245,16 @@ class Trainer:
             int(1000 * self._settings.future_tolerance_seconds),
         )
         self._metrics.rejected.inc(len(decoded.rejected))
+        self._taken_ms[partition] = records[-1].timestamp
         interactions.add(partition, records[0].offset, records[-1].offset, rows_of(decoded, values))
 
     async def _commit(self, consumer: Consumer, offsets: Mapping[int, int]) -> None:
-        """Acknowledges the erasures that are through, also while there are none, and shows the lag, here and to whoever
-        asks the broker about the group. It may fail: what is acknowledged too late is done again."""
+        """Acknowledges the erasures that are through, also while there are none, and shows the lag to whoever asks the
+        broker about the group. It may fail: what is acknowledged too late is done again."""
         users = self._partitions(self._topics.users)
         committed = {place: OffsetAndMetadata(self._erasures.done[place.partition], "") for place in users}
         for partition in self._partitions(self._topics.interactions):
             done = offsets.get(partition.partition, 0)
-            self._metrics.lags(partition.partition, (consumer.highwater(partition) or done) - done)
             if done:
                 committed[partition] = OffsetAndMetadata(done, "")
         if committed == self._committed:
@@ -255,6 +264,15 @@ class Trainer:
             self._committed = committed
         except KafkaError as error:
             log.warning("offsets not committed, again in %g s: %r", FLUSH_SECONDS, error)
+
+    async def _show(self, consumer: Consumer) -> None:
+        """How late the log is, and the room it has."""
+        done = await _positions(consumer, self._partitions(self._topics.interactions))  # all that came is on disk now
+        for place, offset in done.items():
+            look = Look(consumer.highwater(place) or 0, offset, offset, self._taken_ms.get(place.partition))
+            self._metrics.late(place.partition, self._lag.of((place.topic, place.partition), look, self._clock()))
+        folders: dict[str, str | Path] = {"log": self._settings.log_dir, "models": self._settings.models_dir}
+        show_disks(self._metrics.disk_free, self._metrics.disk_size, folders)
 
     # 2. Learn.
 
@@ -277,7 +295,7 @@ class Trainer:
         job = Job(
             version=version_of(now, f"{settings.prefix}/{settings.group}/{offsets}"),
             created_at=rfc3339(now),
-            installation=_installation(settings),
+            installation=settings.installation,
             log_dir=str(settings.log_dir),
             models_dir=settings.models_dir,
             interactions_max=INTERACTIONS_MAX,
@@ -294,6 +312,7 @@ class Trainer:
         loop = asyncio.get_running_loop()
         start = loop.time()
         result = "abandoned"
+        self._metrics.running.set(1)
         try:
             outcome = await self._learner.learn(job, _logged_steps(job.version))
             self._metrics.duration.observe(loop.time() - start)
@@ -302,6 +321,8 @@ class Trainer:
             result = await self._conclude(job, outcome)
         finally:
             self._metrics.runs.labels(result).inc()
+            self._metrics.running.set(0)
+            self._metrics.ran_at.set(self._clock() / 1000)
         self._tried, self._tried_at = offsets, self._clock()
         again = result in ("failed", "outdated")  # sooner if enough is new: it may be what was lacking
         self._again_at = self._tried_at + int(1000 * RETRY_SECONDS) if again else None
@@ -328,18 +349,10 @@ class Trainer:
 
     async def _release(self, job: Job, outcome: Outcome) -> str:
         """Announces the artifact. After a crash just before it lies there for nobody, and is removed in time."""
-        release = Release(
-            schema_version=SCHEMA_VERSION,
-            version=job.version,
-            address=outcome.address,
-            sha256=outcome.sha256,
-            released_at=rfc3339(self._clock()),
-            previous_version=None if job.serving is None else job.serving.version,
-        )
-        if self._signer is not None:
-            release = self._signer.signed(release)
+        previous = None if job.serving is None else job.serving.version
+        what = (job.version, outcome.address, outcome.sha256, previous)
         try:
-            await (await self._outbox.send_one(self._topics.releases, RELEASE_KEY, encode(release), [])).acknowledged()
+            release = await announce(self._outbox, self._settings, *what, self._clock())
         except KafkaError as error:
             log.error("%s is not released, again in %g s: %r", job.version, RETRY_SECONDS, error)
             return "failed"
@@ -479,7 +492,7 @@ def clear(settings: Settings, keep: set[str | None], now_ms: int) -> list[str]:
     ours = []
     for name in names:
         path = posixpath.join(root, name)
-        if VERSION.fullmatch(name) and _writer(filesystem, path) == _installation(settings):
+        if VERSION.fullmatch(name) and _writer(filesystem, path) == settings.installation:
             ours.append(name)
         elif VERSION.match(name) and name.endswith(".partial") and _age_seconds(name, now_ms) > PARTIAL_SECONDS:
             filesystem.rm(path, recursive=True)
@@ -509,18 +522,17 @@ async def serve(settings: Settings, learner: Learner | None = None, clock: Clock
         loop.add_signal_handler(number, task.cancel)
     where = (settings.metrics_host, settings.trainer_metrics_port, "EFFICIENTREC_TRAINER_METRICS_PORT")
     try:
-        with exposed(metrics.registry, *where):
-            await trainer.run()
+        with exposed(metrics.registry, trainer.health, *where, settings.metrics_token):
+            pulse = asyncio.create_task(trainer.health.run())
+            try:
+                await trainer.run()
+            finally:
+                pulse.cancel()
     except asyncio.CancelledError:
         log.info("trainer stopped")
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-def _installation(settings: Settings) -> str:
-    """Whose an artifact is, where several installations share a folder."""
-    return f"{settings.prefix}/{settings.group}"
 
 
 def _threads(cores: int) -> dict[str, str]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from streams.lag import Lateness
+from streams.metrics import of_process
+
 OUTCOMES = ("published", "refused", "impossible", "failed", "outdated", "abandoned")
 MODELS = ("candidate", "serving", "popularity")
 METRICS = ("ndcg@20", "recall@20", "hit_rate@10")
@@ -59,6 +62,24 @@ class TrainerMetrics:
             ["topic", "partition"],
             registry=registry,
         )
+        self.lag_seconds = Gauge(
+            "efficientrec_consumer_lag_seconds",
+            "Age of the oldest record of a partition that is not yet safe in the log; 0 when none waits.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.running = Gauge("efficientrec_trainer_running", "1 while a training is under way.", registry=registry)
+        self.ran_at = Gauge(
+            "efficientrec_trainer_last_run_timestamp_seconds",
+            "When a training last ended, whatever came of it; 0 for not yet.",
+            registry=registry,
+        )
+        self.disk_free = Gauge(
+            "efficientrec_disk_free_bytes", "Room left on the disk of a folder.", ["folder"], registry=registry
+        )
+        self.disk_size = Gauge(
+            "efficientrec_disk_size_bytes", "Size of the disk of a folder.", ["folder"], registry=registry
+        )
         self.published_at = Gauge(
             "efficientrec_trainer_last_published_timestamp_seconds",
             "When this trainer last published a model; 0 for not yet.",
@@ -71,6 +92,8 @@ class TrainerMetrics:
                 self.scores.labels(metric, "held_out", model)
         for partition in range(partitions):
             self.lag.labels(topic, partition)
+            self.lag_seconds.labels(topic, partition)
+        of_process(registry)
 
     def judged(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """The scores of a training, model by model; what was not judged this time shows 0."""
@@ -78,6 +101,7 @@ class TrainerMetrics:
             for metric in METRICS:
                 self.scores.labels(metric, "held_out", model).set(scores.get(model, {}).get(metric, 0.0))
 
-    def lags(self, partition: int, records: int) -> None:
+    def late(self, partition: int, lateness: Lateness) -> None:
         """How far the log of a partition is behind."""
-        self.lag.labels(self._topic, partition).set(max(0, records))
+        self.lag.labels(self._topic, partition).set(lateness.records)
+        self.lag_seconds.labels(self._topic, partition).set(lateness.seconds)

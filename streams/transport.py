@@ -119,6 +119,8 @@ class Consumer(driver.Consumer):
         """The runs that were handed out and not yet committed, in order."""
         self._done: dict[TP, int] = {}
         """Offset after the last run of an unbroken row of handled ones: what may be committed."""
+        self._read_to: dict[TP, int] = {}
+        """Where the last fetch that brought nothing ended. Beyond the last record: a transaction ends with a marker."""
         self._moves: Counter[TP] = Counter()
         """Starts and ends of recovery's seeks in a changelog partition: odd while one is under way."""
         self._restored_from: dict[TP, int] = {}
@@ -172,6 +174,23 @@ class Consumer(driver.Consumer):
             else:
                 self.app.tables.recovery.restore(tp, run)
                 await asyncio.sleep(0)
+        if opening is not None and opening is self._opening:
+            self._note_ends(tp for tp in active or () if tp not in records and tp.topic in self.app.sources)
+
+    def _note_ends(self, tps: Iterable[TP]) -> None:
+        for tp in tps:
+            position = self._position(tp)
+            if position is not None:
+                self._read_to[tp] = position
+
+    def _position(self, tp: TP) -> int | None:
+        """Where the next fetch of a partition begins; None where it is not known."""
+        try:
+            state = self._thread._consumer._subscription.subscription.assignment.state_value(tp)
+        except (AttributeError, KeyError):  # it has just gone to another worker: that is aiokafka's thread's to say
+            return None
+        position: int | None = state._position
+        return position
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:
         """Faust's, but for partitions of which enough waits in memory: they are left out for the moment. And while
@@ -221,6 +240,20 @@ class Consumer(driver.Consumer):
             self._done[tp] = delivered.popleft().last + 1
         return self._done.get(tp)
 
+    def first_undone(self, tp: TP) -> tuple[int, int | None]:
+        """Offset of the first record of a source that is not yet handled, and the broker's time of it in milliseconds,
+        None where it was not delivered yet."""
+        offset = max(self._committed_offset.get(tp) or 0, self._done.get(tp, 0), self._read_to.get(tp, 0))
+        for run in self._delivered.get(tp, ()):
+            if not run.handled:
+                return run.first, run.records[0].timestamp
+            offset = max(offset, run.last + 1)
+        return offset, None
+
+    def committed(self, tp: TP) -> int:
+        """Offset up to which the broker has the group's commit, as far as this worker knows."""
+        return self._committed_offset.get(tp) or 0
+
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         """Where there may be something to commit."""
         return (tp for tp in list(self._delivered) if topics is None or tp in topics or tp.topic in topics)
@@ -261,6 +294,7 @@ class Consumer(driver.Consumer):
 
     async def perform_seek(self) -> None:
         self._opening = None
+        self._read_to.clear()
         self._forget(set(self._delivered))
         await super().perform_seek()
         await self._seek_to_state()
@@ -314,6 +348,7 @@ class Consumer(driver.Consumer):
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.app.observer.phases.asked()
         self.app.leave()
         await super().on_partitions_revoked(revoked)
         self._forget(revoked)
@@ -323,6 +358,7 @@ class Consumer(driver.Consumer):
         for tp in partitions:
             self._delivered.pop(tp, None)
             self._done.pop(tp, None)
+            self._read_to.pop(tp, None)
 
 
 def elapsed() -> float:

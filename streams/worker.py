@@ -20,6 +20,7 @@ from streams.catalogue import Catalogue
 from streams.metrics import WorkerMetrics
 from streams.outbox import KeyValue
 from streams.progress import PROGRESS_KEY, Progress
+from streams.quality import Quality
 from streams.refresh import Clock, Refresh, Refreshed, Store, unpacked
 from streams.settings import Settings
 from streams.slot import ModelSlot
@@ -57,17 +58,16 @@ class Loop:
         self._store = store
         self._writers = writers
         self._aside = Aside(settings, post)
-        self._refresh = Refresh(settings, store, self._aside, catalogue, metrics, clock)
+        self.quality = Quality(metrics, lambda: slot.trained_up_to, clock)
+        self._refresh = Refresh(settings, store, self._aside, catalogue, metrics, self.quality, clock)
         self._slot = slot
         self._metrics = metrics
         self._clock = clock
         self._reached = reached
-        self.handled: dict[tuple[str, int], int] = {}
-        """(topic, partition) → offset after the last run that is safe."""
 
     def reassigned(self) -> None:
         """Forgets what is known of partitions: another worker may have moved them on."""
-        self.handled.clear()
+        self.quality.forget()
         self._refresh.popular.clear()
 
     def handle(self, runs: Sequence[Run]) -> list[Coroutine[Any, Any, None]]:
@@ -140,7 +140,6 @@ class Loop:
             raise
         else:
             run.handled = True
-            self.handled[run.topic, run.partition] = run.records[-1].offset + 1
             self._reached("handled")
 
     async def _cold(self, run: Run, writer: Writer) -> None:
@@ -187,12 +186,15 @@ class Loop:
         erased = [key for key, change in applied.items() if change.erases]
         events = unpacked(self._store.read(run.partition, erased), None).events.tolist()
         gone: list[KeyValue] = [(key, None) for key, count in zip(erased, events, strict=True) if not count]
-        gone += [(key, None) for key, change in changes.items() if change.erases]
+        leaving = [key for key, change in changes.items() if change.erases]
+        gone += [(key, None) for key in leaving]
         reach = max(progress.users, run.records[-1].offset + 1)
         changelog.append((PROGRESS_KEY, Progress(progress.interactions, reach).to_bytes()))
         self._reached("folded")
         await self._commit(writer, changelog, gone, letters_again + letters)
         self._count_letters(letters)
+        self.quality.erased(leaving)
+        self._metrics.erasures.inc(len(leaving))
 
     async def _commit(
         self, writer: Writer, changelog: list[KeyValue], lists: list[KeyValue], letters: list[DeadLetter]
@@ -223,6 +225,7 @@ class Loop:
         self._count_letters(refreshed.letters)
         metrics.lists.labels("event").inc(len(refreshed.lists))
         metrics.run_events.observe(len(refreshed.run.records))
+        metrics.run_users.observe(len(refreshed.lists))
         metrics.latency.observe(np.maximum(0, self._clock() - refreshed.arrived_ms) / 1000)
         metrics.misplaced.inc(refreshed.misplaced)
         if refreshed.newest_ms is not None:

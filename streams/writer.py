@@ -81,7 +81,7 @@ class Writer:
                 self._check_stay()  # or whoever is given the partition meanwhile would be robbed of it
                 await self.claim()
                 self._check_stay()
-            last = await self.patiently(lambda: self._append(topic, batch, timestamp_ms), f"records for {topic}")  # noqa: B023
+            last = await self.patiently(lambda: self._append(topic, batch, timestamp_ms), f"records for {topic}", topic)  # noqa: B023
         return last
 
     def leave(self) -> None:
@@ -119,8 +119,11 @@ class Writer:
         self._sequence[topic] = (sequence + len(batch)) % SEQUENCES
         return first + len(batch) - 1
 
-    async def patiently(self, attempt: Callable[[], Awaitable[T]], what: str, *, waits_for_group: bool = True) -> T:
-        """What the attempt returns, as soon as it succeeds. Raises as `append` does."""
+    async def patiently(
+        self, attempt: Callable[[], Awaitable[T]], what: str, topic: str = "", *, waits_for_group: bool = True
+    ) -> T:
+        """What the attempt returns, as soon as it succeeds. Raises as `append` does. topic: that it appends to, if it
+        is one of the partition's own."""
         writers = self._writers
         for failures in count():
             self.check()
@@ -139,7 +142,7 @@ class Writer:
                     reason = repr(error)
             else:
                 reason = "the group has not heard from this worker for a session timeout"
-            writers.failed()
+            writers.failed(topic)
             if self._leaving or not (waits_for_group or writers.alive()):
                 raise PartitionLost(f"partition {self.partition} is given up without {what} ({reason})")
             pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
@@ -161,14 +164,14 @@ class Writers:
         fences: bool,
         alive: Callable[[], bool],
         clock: Callable[[], int],
-        failed: Callable[[], None] = lambda: None,
+        failed: Callable[[str], None] = lambda topic: None,
         rejoin: Callable[[], None] = lambda: None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         """name: under which partitions are claimed; the same for all workers of a group and for nobody else. fences:
         whether the broker knows producer ids. alive: whether the group has heard from this worker lately. clock:
-        milliseconds since 1970. failed: called for each attempt that failed. rejoin: asks the group to deal partitions
-        anew, since one was given up."""
+        milliseconds since 1970. failed: called for each attempt that failed, with the topic of `Writer.patiently`.
+        rejoin: asks the group to deal partitions anew, since one was given up."""
         self.wire = wire
         self.name = name
         self.changelog = changelog

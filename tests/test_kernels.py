@@ -20,11 +20,12 @@ import sys
 
 from numba.core.dispatcher import Dispatcher
 
-from efficientrec.warm import warm
+from efficientrec.warm import warm, warm_every_encoder
 from streams.lists import KERNELS
 
-list_format = sys.argv[1]
-warm(KERNELS[list_format])
+list_format, encoders = sys.argv[1:]
+is_every = encoders == "every"
+(warm_every_encoder if is_every else warm)(KERNELS[list_format])
 
 
 def compiled():
@@ -42,15 +43,19 @@ from streams.lists import Cause, personal_lists
 from streams.records import Interaction, Trigger, decode_interactions, encode
 from streams.slot import probe
 from tests.test_profile import on_disk
-from tests.toy import random_model, toy_model
+from tests.toy import random_model, random_sequence_model, toy_model
+from tests.toy_elfm import random_elfm
 
-toy, other = toy_model(), random_model(version="other")
+models = [toy_model(), random_model(version="other")]
+if is_every:
+    models += [random_elfm(), random_sequence_model()]
 old = on_disk(1)
-for model in (None, toy, other):
+for model in (None, *models):
     width, key = (0, 0) if model is None else (model.encoder.width, model.encoder.key)
     for first, users in ((0, 1), (1, 2), (3, 300)):
         names = [f"u{number}" for number in range(users)]
-        values = [encode(Interaction("like", user, "a1", 1_700_000_000, f"e{first}")) for user in names]
+        item = (model or models[0]).items.ids[0]
+        values = [encode(Interaction("like", user, item, 1_700_000_000, f"e{first}")) for user in names]
         offsets = list(range(first * 1000, first * 1000 + users))
         keys, times = [user.encode() for user in names], [0] * users
         run = decode_interactions(values, keys, offsets, times, 1_700_000_000_000, WeightPolicy(), 0).interactions
@@ -61,16 +66,17 @@ for model in (None, toy, other):
             trigger = Trigger("t", 0, 0, None, "")
             causes = [Cause(user, trigger, 0) for user in names]
             personal_lists(model, recommend(model, rows, 3), causes, "", "event", list_format)
-probe(toy, 20, list_format)
+for model in models:
+    probe(model, 20, list_format)
 
 late = {each.py_func.__qualname__ for each, count in compiled().items() if count != ready.get(each, 0)}
 assert not late, late
 """
 
 
-@pytest.mark.parametrize("list_format", KERNELS)
-def test_once_warm_no_run_waits_for_a_compiler(list_format: str) -> None:
-    command = [sys.executable, "-c", FROM_BYTES_TO_LISTS, list_format]
+@pytest.mark.parametrize(("list_format", "encoders"), [*((name, "default") for name in KERNELS), ("json", "every")])
+def test_once_warm_no_run_waits_for_a_compiler(list_format: str, encoders: str) -> None:
+    command = [sys.executable, "-c", FROM_BYTES_TO_LISTS, list_format, encoders]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr

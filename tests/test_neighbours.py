@@ -37,7 +37,7 @@ def ease(liked: csr_matrix, ridge: float) -> NDArray[np.float64]:
     return weights
 
 
-@pytest.mark.parametrize("users", [40, 7])
+@pytest.mark.parametrize("users", [40, 7, 4])
 def test_without_what_was_added_the_weights_are_those_of_ease(users: int) -> None:
     liked = likes(users)
     count = np.asarray(liked.sum(axis=0)).ravel()
@@ -48,7 +48,7 @@ def test_without_what_was_added_the_weights_are_those_of_ease(users: int) -> Non
     np.testing.assert_allclose(dense(weights), ease(liked, ridge), atol=1e-5)
 
 
-@pytest.mark.parametrize("users", [40, 7])
+@pytest.mark.parametrize("users", [40, 7, 4])
 def test_no_item_speaks_for_itself(users: int) -> None:
     weights = dense(neighbours.fit(likes(users), nothing_said(12), Recipe()))
 

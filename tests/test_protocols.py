@@ -58,6 +58,46 @@ def test_leave_one_out_asks_users_of_two_items_only_in_the_test_and_of_one_never
     assert wanted(split.test) == ["aQ", "cR"]
 
 
+def short(users: int, events: int) -> TrainingData:
+    """Users with so few events each, of four items."""
+    user = np.repeat(np.arange(users, dtype=np.int32), events)
+    return TrainingData(
+        user=user,
+        item=((user + np.tile(np.arange(events), users)) % 4).astype(np.int32),
+        weight=np.ones(len(user), np.float32),
+        at=np.arange(len(user), dtype=np.int64),
+        items=list("PQRS"),
+        tokens=[[]] * 4,
+        traits=[[]] * users,
+    )
+
+
+@pytest.mark.parametrize("length", [2, 3])
+def test_where_histories_are_short_leave_one_out_asks_a_tenth_and_learns_the_others_whole(length: int) -> None:
+    split = protocols.leave_one_out(short(600, length), seed=0)
+
+    assert len(split.validation) == len(split.test) == 60
+    assert not set(split.validation.users.tolist()) & set(split.test.users.tolist())
+    kept = np.bincount(split.train.user, minlength=600)
+    asked = np.isin(np.arange(600), [*split.validation.users, *split.test.users])
+    assert set(kept[asked].tolist()) == {length - 1}
+    assert set(kept[~asked].tolist()) == {length}
+    leaks.refuse(leaks.of_split(split), "short histories")
+
+
+def test_long_histories_are_all_asked_in_leave_one_out() -> None:
+    split = protocols.leave_one_out(short(600, 4), seed=0)
+
+    assert len(split.validation) == len(split.test) == 600
+
+
+def test_where_next_to_nobody_has_five_likes_strong_asks_those_with_two() -> None:
+    split = protocols.strong(short(600, 3), seed=0)
+
+    assert len(split.validation) == len(split.test) == 60
+    assert set(np.bincount(split.test.wanted.row).tolist()) == {1}
+
+
 def test_leave_one_out_asks_only_for_what_is_new_to_the_user() -> None:
     split = protocols.leave_one_out(world("aP aQ aP aR aQ aS aP aR"), seed=0)
 
@@ -183,10 +223,10 @@ def test_a_hundred_thousand_users_and_items_are_asked_without_a_table_of_both() 
     count = 100_000
     draw = np.random.default_rng(0)
     data = TrainingData(
-        user=np.tile(np.arange(count, dtype=np.int32), 3),
-        item=draw.integers(0, count, 3 * count).astype(np.int32),
-        weight=np.ones(3 * count, np.float32),
-        at=np.arange(3 * count, dtype=np.int64),
+        user=np.tile(np.arange(count, dtype=np.int32), 4),
+        item=draw.integers(0, count, 4 * count).astype(np.int32),
+        weight=np.ones(4 * count, np.float32),
+        at=np.arange(4 * count, dtype=np.int64),
         items=[str(index) for index in range(count)],
         tokens=[[]] * count,
         traits=[[]] * count,

@@ -14,6 +14,7 @@ from streams.catalogue import Catalogue
 from streams.metrics import WorkerMetrics
 from streams.outbox import KeyValue
 from streams.placement import partition_of
+from streams.quality import Quality
 from streams.records import Interaction, encode
 from streams.refresh import Refresh, Refreshed
 from streams.settings import Settings
@@ -44,7 +45,8 @@ class World:
         self.rows = Rows()
         post: Any = None  # nothing is sent here
         metrics = WorkerMetrics(WeightPolicy().rules)
-        self.refresh = Refresh(SETTINGS, self.rows, Aside(SETTINGS, post), Catalogue(), metrics, lambda: START)
+        quality = Quality(metrics, dict, lambda: START)
+        self.refresh = Refresh(SETTINGS, self.rows, Aside(SETTINGS, post), Catalogue(), metrics, quality, lambda: START)
 
     def play(self, batches: Sequence[Sequence[Run]]) -> list[Refreshed]:
         found = []

@@ -1,5 +1,6 @@
 """Training and evaluation in a world of two tastes, where the right answer is known."""
 
+import math
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -14,10 +15,12 @@ from efficientrec.errors import TrainingDiverged, TrainingImpossible
 from efficientrec.evaluation import histories, judging
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
-from efficientrec.training import memberships, nearest
+from efficientrec.training import checkpoints, memberships, nearest
 from efficientrec.training.data import TrainingData
+from efficientrec.training.elcrec_recipe import ElcrecRecipe
 from efficientrec.training.folder import train_folder
 from efficientrec.training.recipe import Recipe
+from efficientrec.training.sequence_recipe import SequenceRecipe
 from efficientrec.training.train import Trained, build, train
 from efficientrec.training.weights import signed
 from tests.toy import additive, sigmoid
@@ -290,6 +293,48 @@ def test_a_folder_becomes_an_artifact(tmp_path: Path) -> None:
     assert manifest.window.interactions == len(WORLD)
     assert manifest.settings["seed"] == QUICK.seed
     assert manifest.scores == done.scores
+
+
+class Killed(Exception):
+    """Stands for what ends a process."""
+
+
+def test_a_training_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    recipe = replace(QUICK, encoder="elcrec", elcrec=ElcrecRecipe(sequence=SequenceRecipe(epochs=4)))
+    heard: list[tuple[str, float]] = []
+
+    def trained(folder: Path | None, until: float = math.inf) -> bytes:
+        def progress(step: str, share: float) -> None:
+            heard.append((step, share))
+            if step.startswith("sequences") and share >= until:
+                raise Killed
+
+        return train(WORLD, recipe, version="v", progress=progress, checkpoints=folder).model.ranking_vectors.tobytes()
+
+    whole = trained(None)
+    with pytest.raises(Killed):
+        trained(tmp_path / "checkpoints", until=0.5)
+    heard.clear()
+
+    assert trained(tmp_path / "checkpoints") == whole
+    learned = [(step, share) for step, share in heard if "NDCG" in step]
+    assert not any(step.startswith("held out") for step, _ in learned), "what was done was done again"
+    assert [share for _, share in learned] == [0.75, 1.0]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_checkpoint_of_other_data_or_another_recipe_is_not_gone_on_from(tmp_path: Path) -> None:
+    places = [
+        checkpoints.place(tmp_path, data, recipe)
+        for data, recipe in (
+            (WORLD, QUICK),
+            (WORLD, replace(QUICK, seed=QUICK.seed + 1)),
+            (WORLD.chosen(slice(1, None)), QUICK),
+            (WORLD.weighing(0.5), QUICK),
+        )
+    ]
+
+    assert len({each.about for each in places if each is not None}) == len(places)
 
 
 def test_judging_needs_no_torch() -> None:

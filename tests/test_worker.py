@@ -183,7 +183,7 @@ class World:
             fences=True,
             alive=lambda: True,
             clock=lambda: self.now,
-            failed=self.metrics.send_failures.inc,
+            failed=lambda topic: self.metrics.send_failures.inc(),
             sleep=_at_once,
         )
         asyncio.run(writers.claim(PARTITION, GENERATION))

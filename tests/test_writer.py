@@ -81,7 +81,7 @@ class Group:
             sleep=self._pause,
         )
 
-    def _count(self) -> None:
+    def _count(self, topic: str) -> None:
         self.failed += 1
 
     def _rejoin(self) -> None:

@@ -11,18 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from efficientrec.errors import SettingInvalid
-from efficientrec.evaluation.judging import LIKED
 from efficientrec.evaluation.questions import Question, Split, asking, knowing, known_first
+from efficientrec.interactions import LIKED
 from efficientrec.training.data import TrainingData
+
+ASKED_MIN = 50
+"""Users of whom something can be told."""
 
 
 def strong(data: TrainingData, seed: int, items_min: int = 5, only_liked: bool = True) -> Split:
     """Strong generalisation: 80/10/10 of the users learn, validate and test; of what an asked user liked a random
-    fifth are targets, of at least `items_min`. With only_liked the others are all that is learned and given, each with
-    weight 1, as published figures have it; without it what was not liked stands beside them with its sign, a random
-    fifth of it held out as well."""
+    fifth are targets, of at least `items_min`; of two where next to nobody liked so many. With only_liked the others
+    are all that is learned and given, each with weight 1, as published figures have it; without it what was not liked
+    stands beside them with its sign, a random fifth of it held out as well.
+    """
     liked = data.weight >= LIKED
     count = np.bincount(data.user[liked], minlength=data.users)
+    if 20 * int((count >= items_min).sum()) < int((count >= 2).sum()):
+        items_min = 2
     generator = np.random.default_rng(seed)
     users = generator.permutation(np.flatnonzero(count >= items_min))
     first, second = int(0.8 * len(users)), int(0.9 * len(users))
@@ -50,6 +56,10 @@ def leave_one_out(data: TrainingData, seed: int, ordered: bool = True) -> Split:
     Only an item's first time counts: what a user had met before cannot be asked for, and what he did after his last new
     item is left out. Who has two items has no validation, who has one is only learned from. ordered: False where the
     order of the data means nothing, so that the last is a random one.
+
+    Where histories are so short that this would leave most users without two items to learn from, a random tenth of
+    those with two is asked in the test for their last item, another tenth in validation, and the others are learned
+    from whole.
     """
     data = neutral(data, seed, ordered).weighing(1.0)
     order = np.argsort(data.user, kind="stable")
@@ -67,11 +77,14 @@ def leave_one_out(data: TrainingData, seed: int, ordered: bool = True) -> Split:
     many = np.empty(len(order), np.int64)
     many[order] = total
     # After the last new item, `left` is 0; between it and the one before, 1 for the last itself and for repeats ahead.
-    last = fresh & (left == 1) & (many >= 2)
-    second = fresh & (left == 2) & (many >= 3)
-    learned = np.where(many >= 3, left > 2, np.where(many == 2, left > 1, True))
-    learned |= ~fresh & (left == 2) & (many >= 3)  # repeats before the second to last
-    learned |= ~fresh & (left == 1) & (many == 2)
+    held = np.minimum(many - 1, 2)  # how many of the user's new items are held out
+    validated, tested = left == 2, left == 1
+    some = _tenths(data, many, seed)
+    if some is not None:
+        held = (some[0] | some[1]).astype(np.int64)
+        validated, tested = tested & some[0], tested & some[1]
+    learned = np.where(fresh, left > held, left >= held)
+    second, last = fresh & validated & (left <= held), fresh & tested & (left <= held)
     data, items = known_first(data, learned)
 
     def ask(target: NDArray[np.bool_], given: NDArray[np.bool_]) -> Question:
@@ -82,6 +95,21 @@ def leave_one_out(data: TrainingData, seed: int, ordered: bool = True) -> Split:
     validation = ask(second, learned)
     test = ask(last, learned | second | (~fresh & (left == 1)))
     return Split(train, validation, test, final=train, criterion="ndcg@20")
+
+
+def _tenths(
+    data: TrainingData, many: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """(events,) those of the users asked in validation, and in the test, where histories are short; None where they are
+    not, or a tenth of the users would be too few to tell anything. many (events,): items of the event's user."""
+    users, first = np.unique(data.user, return_index=True)
+    able = users[many[first] >= 2]
+    if len(able) < 10 * ASKED_MIN or 2 * int((many[first] >= 4).sum()) >= len(able):
+        return None
+    drawn = np.random.default_rng(seed).permutation(able)
+    tenth = len(able) // 10
+    validated, tested = (_members(part, data.users) for part in (drawn[:tenth], drawn[tenth : 2 * tenth]))
+    return validated[data.user], tested[data.user]
 
 
 def temporal(data: TrainingData, seed: int, share: float = 0.1) -> Split:

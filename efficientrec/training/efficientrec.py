@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,11 @@ from efficientrec.training.weights import positive, signed
 from efficientrec.vocabulary import Vocabulary
 
 
-def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> Learned:
-    """An encoder of everything in data, and the clusters that its vectors fall into."""
+def learn(
+    data: TrainingData, recipe: Recipe, version: str, progress: Progress, checkpoints: Path | None = None
+) -> Learned:
+    """An encoder of everything in data, and the clusters that its vectors fall into. It takes seconds, and leaves no
+    checkpoints."""
     progress("ranking", 0.0)
     tokens = token_matrix(data.tokens, recipe.token_items_min, recipe.tokens_max)
     weights = neighbours.fit(positive(signed(data, None)), tokens, recipe)

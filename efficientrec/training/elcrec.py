@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from torch.nn import functional
 
 from efficientrec.clusters import Clusters
 from efficientrec.interactions import key_of
+from efficientrec.training.checkpoints import place
 from efficientrec.training.data import TrainingData
 from efficientrec.training.intents import IntentNet
 from efficientrec.training.learned import Learned, Progress
@@ -20,7 +23,9 @@ SURE = 4.0  # logit of the strongest membership, for the median user: 0.98
 SAMPLE = 2000  # users by whom scores and memberships are brought to scale
 
 
-def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> Learned:
+def learn(
+    data: TrainingData, recipe: Recipe, version: str, progress: Progress, checkpoints: Path | None = None
+) -> Learned:
     """An encoder of everything in data, and the intents that its users gather around.
 
     1. Net and intents learn together; intents.py has the losses.
@@ -39,7 +44,15 @@ def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
         progress("sequences" if score is None else f"sequences, NDCG@20 {score:.4f}", share)
 
     progress("sequences", 0.0)
-    learn_net(net, intents, sequences, recipe.seed, beside=intents if settings.intents else None, progress=report)
+    learn_net(
+        net,
+        intents,
+        sequences,
+        recipe.seed,
+        beside=intents if settings.intents else None,
+        progress=report,
+        checkpoint=place(checkpoints, data, recipe),
+    )
 
     draw = np.random.default_rng(recipe.seed)
     if settings.centres != "random" and int(intents.epochs) <= settings.warm_epochs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from efficientrec.encoders.elfm import ElfmEncoder
 from efficientrec.interactions import key_of
 from efficientrec.shortlists import Shortlists, cut
 from efficientrec.training import loop
+from efficientrec.training.checkpoints import place
 from efficientrec.training.data import TrainingData
 from efficientrec.training.elfm_factors import LocalFactors
 from efficientrec.training.elfm_recipe import ElfmRecipe
@@ -32,7 +34,9 @@ SAMPLE = 2000  # users by whom scores are brought to scale
 AT_ONCE = 200
 
 
-def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> Learned:
+def learn(
+    data: TrainingData, recipe: Recipe, version: str, progress: Progress, checkpoints: Path | None = None
+) -> Learned:
     """An encoder of everything in data, and its co-clusters.
 
     1. Factors learn to tell a part of what a user liked from the rest.
@@ -47,7 +51,7 @@ def learn(data: TrainingData, recipe: Recipe, version: str, progress: Progress) 
 
     progress("co-clusters", 0.0)
     factors = LocalFactors(likes, settings.dim, min(settings.clusters, len(data.items)), settings.places, recipe.seed)
-    fit(factors, likes, settings, recipe.seed, progress=report)
+    fit(factors, likes, settings, recipe.seed, progress=report, checkpoint=place(checkpoints, data, recipe))
     return learned(factors, likes, data.items, recipe, version)
 
 

@@ -15,12 +15,19 @@ from efficientrec.training.train import Trained, train
 
 
 def train_folder(
-    folder: Path | str, out: str, *, version: str, created_at: str, recipe: Recipe, progress: Progress | None = None
+    folder: Path | str,
+    out: str,
+    *,
+    version: str,
+    created_at: str,
+    recipe: Recipe,
+    progress: Progress | None = None,
+    checkpoints: Path | None = None,
 ) -> tuple[Trained, str]:
     """Trains on everything in a folder and writes the artifact to `out`. Returns what was trained, and the digest."""
     dataset = read_dataset(folder)
     data = of_dataset(dataset)
-    trained = train(data, recipe, version=version, progress=progress)
+    trained = train(data, recipe, version=version, progress=progress, checkpoints=checkpoints)
     digest = artifact.save(
         trained.model,
         out,

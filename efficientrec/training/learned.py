@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,5 +33,6 @@ class Learned:
     """None: by weights between items that are learned for this."""
 
 
-Learner = Callable[[TrainingData, Recipe, str, Progress], Learned]
-"""Learns from the interactions, by the recipe, an encoder of the version named; says how far it is."""
+Learner = Callable[[TrainingData, Recipe, str, Progress, Path | None], Learned]
+"""Learns from the interactions, by the recipe, an encoder of the version named; says how far it is. Where a folder is
+given, what takes long leaves checkpoints there, and goes on from one of the same data and recipe."""

@@ -29,6 +29,7 @@ from efficientrec.training.transitions import best
 
 Floats = NDArray[np.float32]
 
+FEW = 3  # with so many times fewer rows than items their own inverse, and a product, are quicker
 AT_A_TIME = 1024  # items whose weights are sorted or mirrored at once: all of them would take twice the room
 
 
@@ -67,11 +68,12 @@ def fit(likes: scipy.sparse.csr_matrix, tokens: scipy.sparse.csr_matrix, recipe:
     penalty = np.asarray(ridge + recipe.dropout / (1 - recipe.dropout) * own, np.float32)
     damped = np.asarray(((1 + count) / (1 + count.mean())) ** -recipe.popularity_power, np.float32)
     described = scipy.sparse.csr_matrix(tokens.T) * np.float32(np.sqrt(recipe.description_weight))
-    if likes.shape[1] > recipe.exact_items:
+    rows = scipy.sparse.csr_matrix(scipy.sparse.vstack([counted, described]), dtype=np.float32)
+    few = FEW * rows.shape[0] <= rows.shape[1]
+    if likes.shape[1] > (recipe.exact_items_of_few if few else recipe.exact_items):
         near = nearest.fit(counted, described, penalty, recipe.nearest, recipe.seed)
         return Weights(scipy.sparse.csr_matrix(near @ scipy.sparse.diags_array(damped)), counted)
-    rows = scipy.sparse.csr_matrix(scipy.sparse.vstack([counted, described]), dtype=np.float32)
-    weights = _inverse(rows, penalty)  # P, of which B = I - P / diag(P)
+    weights = (_inverse_of_few if few else _inverse)(rows, penalty)  # P, of which B = I - P / diag(P)
     weights *= -damped / weights.diagonal()
     np.fill_diagonal(weights, 0)
     return Weights(weights, counted)
@@ -83,12 +85,29 @@ def _inverse(rows: scipy.sparse.csr_matrix, penalty: Floats) -> Floats:
     gram[np.diag_indices_from(gram)] += penalty
     factor = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
     inverse, _ = scipy.linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-    for first in range(0, len(inverse), AT_A_TIME):  # only the lower half is filled
+    return _mirrored(inverse)
+
+
+def _inverse_of_few(rows: scipy.sparse.csr_matrix, penalty: Floats) -> Floats:
+    """The same where rows are few: Λ⁻¹ - Λ⁻¹Rᵀ (I + RΛ⁻¹Rᵀ)⁻¹ RΛ⁻¹ (Woodbury)."""
+    scaled = scipy.sparse.csr_matrix(rows @ scipy.sparse.diags_array(1 / penalty))
+    gram = (scaled @ rows.T).toarray().astype(np.float32)
+    gram[np.diag_indices_from(gram)] += 1
+    factor = scipy.linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
+    half = scipy.linalg.blas.strsm(1.0, factor, scaled.toarray(order="F"), lower=1, overwrite_b=1)
+    inverse = scipy.linalg.blas.ssyrk(-1.0, half, trans=1, lower=1)
+    inverse[np.diag_indices_from(inverse)] += 1 / penalty
+    return _mirrored(inverse)
+
+
+def _mirrored(lower: Floats) -> Floats:
+    """The symmetric matrix of which only the lower half is filled; in place."""
+    for first in range(0, len(lower), AT_A_TIME):
         block = slice(first, first + AT_A_TIME)
-        inverse[:first, block] = inverse[block, :first].T
-        corner = inverse[block, block]
+        lower[:first, block] = lower[block, :first].T
+        corner = lower[block, block]
         corner[...] = np.tril(corner) + np.tril(corner, -1).T
-    return np.asarray(inverse, np.float32)
+    return np.asarray(lower, np.float32)
 
 
 def shortlists(weights: Weights, size: int) -> Shortlists:

@@ -40,6 +40,8 @@ class Recipe:
     exact_items: int = 8000
     """Items up to which the weights between them are exact; the inverse behind them takes seconds at this size, and
     minutes at 20,000."""
+    exact_items_of_few: int = 12_000
+    """The same where users and tokens together are a third of the items or fewer, which takes a third of the time."""
     nearest: int = 64
     """Items on which each is regressed where there are more."""
     ridge: float = 10.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -44,6 +45,7 @@ def train(
     *,
     version: str,
     progress: Progress | None = None,
+    checkpoints: Path | None = None,
 ) -> Trained:
     """Learns a model.
 
@@ -51,6 +53,8 @@ def train(
     2. Build a model of the rest.
     3. Choose how loud its voices speak, on one part of what was held out; score it on the other.
     4. Build the model of everything, with those voices.
+
+    checkpoints: a folder in which a training that was cut off finds what it had learned.
 
     Raises TrainingImpossible when there is too little to learn from, TrainingDiverged when a loss is not finite.
     """
@@ -63,9 +67,10 @@ def train(
         version=version,
         choosing=held_out.choosing,
         progress=lambda step, share: report(f"held out: {step}", share),
+        checkpoints=checkpoints,
     )
     scores = held_out.scores(earlier)
-    model = refit(data, recipe, version=version, voices=voices, progress=report)
+    model = refit(data, recipe, version=version, voices=voices, progress=report, checkpoints=checkpoints)
     report("done", 1.0)
     return Trained(model=model, earlier=earlier, cut=held_out.cut, voices=voices, scores=scores)
 
@@ -77,32 +82,41 @@ def fit(
     version: str,
     choosing: Choosing | None,
     progress: Progress | None = None,
+    checkpoints: Path | None = None,
 ) -> tuple[Model, Voices]:
     """A model of these interactions, with the voices that do best on what is held out from them."""
     report = progress or _silent
-    unvoiced = build(data, recipe, version, report)
+    unvoiced = build(data, recipe, version, report, checkpoints)
     report("voices", 0.0)
     voices = Voices() if choosing is None else blending.choose(unvoiced, choosing(unvoiced.model), recipe)
     return unvoiced.speaking(voices), voices
 
 
 def refit(
-    data: TrainingData, recipe: Recipe, *, version: str, voices: Voices, progress: Progress | None = None
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    version: str,
+    voices: Voices,
+    progress: Progress | None = None,
+    checkpoints: Path | None = None,
 ) -> Model:
     """A model of these interactions with voices that are already chosen."""
-    return build(data, recipe, version, progress or _silent).speaking(voices)
+    return build(data, recipe, version, progress or _silent, checkpoints).speaking(voices)
 
 
 def _silent(step: str, share: float) -> None:
     """Reports to nobody."""
 
 
-def build(data: TrainingData, recipe: Recipe, version: str, progress: Progress) -> Unvoiced:
+def build(
+    data: TrainingData, recipe: Recipe, version: str, progress: Progress, checkpoints: Path | None = None
+) -> Unvoiced:
     """A model of these interactions, with voices that are yet to be chosen."""
     if recipe.encoder not in LEARNERS:
         raise SettingInvalid(f"encoder is {recipe.encoder!r}; expected one of {', '.join(LEARNERS)}")
     _enough(data)
-    learned = LEARNERS[recipe.encoder](data, recipe, version, progress)
+    learned = LEARNERS[recipe.encoder](data, recipe, version, progress, checkpoints)
     progress("shortlists", 0.0)
     decayed = popularity.decayed(data, recipe.popularity_half_life_seconds)
     items, clusters = len(data.items), len(learned.clusters)

@@ -1,0 +1,160 @@
+"""What is seen of a worker: looked at every second, measured every few, and told to whoever asks.
+
+Looks at the app from beside it and moves nothing. Figures go into the metrics (metrics.py); whether the worker is alive
+and ready is said here, for /livez and /readyz, by the rules of health.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+from faust.types import TP
+
+from streams.health import Pulse, Watchdog
+from streams.lag import Lag, Look
+from streams.metrics import show, show_disks
+from streams.offsets import looks
+from streams.phases import Phases
+from streams.quality import Quality
+from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streams.app import App, Services
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+MEASURE_SECONDS = 10.0
+ASK_SECONDS = 5.0
+ANSWER_SECONDS = 10.0
+"""How long the broker may take when it is asked how far the group has got."""
+
+
+class Observer:
+    """Health of a worker, and what it shows of itself beside what it counts."""
+
+    def __init__(
+        self, app: App, settings: Settings, services: Services, quality: Quality, clock: Callable[[], int]
+    ) -> None:
+        """clock: milliseconds since 1970."""
+        self.pulse = Pulse(settings.stalled_seconds)
+        self.phases = Phases(services.metrics)
+        self._app = app
+        self._settings = settings
+        self._services = services
+        self._metrics = services.metrics
+        self._quality = quality
+        self._clock = clock
+        self._watchdog = Watchdog(settings.stalled_seconds)
+        self._lag = Lag()
+        self._answers: dict[TP, Look] = {}
+        """What the broker said of the sources when it was asked last, in this generation of the group."""
+        self._answered_in = -1
+        self._broker_is_away = False
+        self._missing = "the worker is starting"
+
+    def not_alive(self) -> str:
+        return self.pulse.not_alive() or self._watchdog.not_alive()
+
+    def not_ready(self) -> str:
+        return self.pulse.not_alive() or self._missing
+
+    async def look(self) -> None:
+        """Lag, recovery, and whether anything moves."""
+        app, metrics = self._app, self._metrics
+        sources = [tp for tp in app.consumer.assignment() if tp.topic in app.sources]
+        seen = {tp: self._seen(tp) for tp in sources}
+        now = self._clock()
+        late = {(tp.topic, str(tp.partition)): self._lag.of(tp, look, now) for tp, look in seen.items()}
+        self._lag.keep(set(sources))
+        show(metrics.lag, {place: each.records for place, each in late.items()})
+        show(metrics.lag_seconds, {place: each.seconds for place, each in late.items()})
+        show(metrics.commit_age, {place: each.commit_seconds for place, each in late.items()})
+        recovery = app.tables.recovery
+        lacking = recovery.lacking()
+        show(metrics.recovery_remaining, {(str(partition),): records for partition, records in lacking.items()})
+        copies = recovery.standby_lag()
+        show(metrics.standby_lag, {(str(partition),): records for partition, records in copies.items()})
+        waiting = sum(each.records for each in late.values())
+        idle = self._idle(sum(lacking.values()))
+        unserved = self._services.slot.unserved
+        self._missing = idle or (f"model {unserved} was refused, and there is no other" if unserved else "")
+        progress = (
+            self.phases.phase,
+            app.consumer_generation_id,
+            tuple(sorted((tp, look.done, look.committed) for tp, look in seen.items())),
+            tuple(sorted(lacking.items())),
+            self._services.failures,  # who tries waits for the broker
+        )
+        work = idle or (f"{waiting} records wait" if waiting else "")
+        self._watchdog.saw(work, progress, is_excused=self._broker_is_away)
+
+    async def keep_asking(self) -> None:
+        """Asks now and then, until it is cancelled."""
+        while True:
+            await asyncio.sleep(ASK_SECONDS)
+            await self.ask()
+
+    async def ask(self) -> None:
+        """What only the broker knows while records do not flow: how far behind the sources are, and whether it is there
+        at all."""
+        is_serving = self.phases.phase == "serving"
+        if is_serving and self._app.is_alive() and not self._watchdog.stands(ASK_SECONDS):
+            self._broker_is_away = False
+            return
+        if self.phases.phase == "starting":
+            return
+        generation = self._app.consumer_generation_id
+        sources = [TopicPartition(*tp) for tp in self._app.consumer.assignment() if tp.topic in self._app.sources]
+        places = sources or [TopicPartition(self._app.sources[0], 0)]
+        try:
+            found = await looks(self._app.connection, self._settings.group, places, ANSWER_SECONDS)
+        except (KafkaError, OSError) as error:
+            if not self._broker_is_away:
+                log.warning("the broker does not say how far the group has got: %r", error)
+            self._broker_is_away = True
+            return
+        self._broker_is_away = False
+        self._answers, self._answered_in = {TP(*place): look for place, look in found.items()}, generation
+
+    async def measure(self) -> None:
+        """Disks, RocksDB, and the quality of lists."""
+        metrics, store = self._metrics, self._app.table.store
+        folders: dict[str, str | Path] = {"state": self._settings.state_dir, "models": self._settings.models_dir}
+        show_disks(metrics.disk_free, metrics.disk_size, folders)
+        rows, sizes = store.figures("estimate-num-keys"), store.figures("total-sst-files-size")
+        show(metrics.state_rows, {(str(partition),): count for partition, count in rows.items()})
+        show(metrics.state_bytes, {(str(partition),): size for partition, size in sizes.items()})
+        metrics.block_cache_bytes.set(store.cache_used_bytes())
+        metrics.memtable_bytes.set(sum(store.figures("cur-size-all-mem-tables").values()))
+        metrics.pending_compaction_bytes.set(sum(store.figures("estimate-pending-compaction-bytes").values()))
+        self._quality.show()
+
+    def _seen(self, tp: TP) -> Look:
+        """A source's partition: what this worker has in hand and, where it has nothing, what the broker said."""
+        consumer = self._app.consumer
+        done, oldest_ms = consumer.first_undone(tp)
+        end, committed = consumer.highwater(tp), consumer.committed(tp)
+        answer = self._answers.get(tp)
+        if answer is None or self._answered_in != self._app.consumer_generation_id:
+            return Look(end, done, committed, oldest_ms)
+        if oldest_ms is None and done <= answer.done:
+            done, oldest_ms = answer.done, answer.oldest_ms
+        return Look(max(end, answer.end), done, max(committed, answer.committed), oldest_ms)
+
+    def _idle(self, lacking: int) -> str:
+        """Why the worker handles nothing now; empty when it could."""
+        if self.phases.phase == "recovering":
+            return f"partitions are being recovered, {lacking} records are left"
+        if self.phases.phase != "serving":
+            return "the group is dealing partitions"
+        if not self._app.is_alive():
+            return "the group has not heard from this worker for a session timeout"
+        return ""

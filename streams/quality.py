@@ -1,0 +1,216 @@
+"""How good the lists of this worker are, from what it handles anyway: hits, coverage, use of the clusters.
+
+1. *Hits.* Of each tenth user, by a hash of his id, the first 10 items of his newest list are kept. An event that shows
+   that he liked something he had not met is looked up there before the list that answers it is made: predict first,
+   learn after. The same question is put to what was most popular when the model was trained, without what he has met.
+   An event that the list's model was trained on is not judged: that happens where a worker is behind.
+2. *Coverage.* For each item of the model the moment at which it last stood in a list.
+3. *Entropy.* The memberships of each cluster in the lists, of which half is forgotten every few minutes.
+
+What is kept takes 3 MB, however many users there are: two users whose hashes share a place push each other out. It is
+no state: after a restart or a rebalance a user's first event finds no list and is not judged. An event of a run that
+is delivered again after a failure may be judged twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientrec.interactions import LIKED, Interactions, keys_of
+from efficientrec.model import Model
+from efficientrec.profile import Rows
+from efficientrec.recommend import Recommendations
+from streams.metrics import WorkerMetrics
+
+TOP = 10
+ONE_IN = 10
+PLACES = 2**15
+COVERED_SECONDS = 600.0
+"""How long an item counts as covered after it stood in a list."""
+HALF_LIFE_SECONDS = 300.0
+"""Of the memberships."""
+UNRANKED = 2**30
+FINGERPRINTS = 2**16
+"""Rows keep 16 bits of the key of each item that the user has met."""
+
+Clock = Callable[[], int]
+"""Milliseconds."""
+
+
+class Sample(NamedTuple):
+    """The users of a batch whose lists are judged."""
+
+    number: NDArray[np.intp]
+    """(users,) of each user of the batch, in what follows; -1 for who is not in the sample."""
+    tag: NDArray[np.uint32]
+    """(n,) hash of each, never 0."""
+    trained_up_to: NDArray[np.int64]
+    """(n,) offset in his partition up to which the model in service was trained."""
+
+    @property
+    def place(self) -> NDArray[np.intp]:
+        return (self.tag // ONE_IN % PLACES).astype(np.intp)
+
+
+class Ranks(NamedTuple):
+    """The model's most popular items, to be looked up by their keys."""
+
+    keys: NDArray[np.uint64]
+    """(n,) sorted."""
+    rank: NDArray[np.int32]
+    """(n,) of each key."""
+    of_fingerprint: NDArray[np.int32]
+    """(FINGERPRINTS,) rank of the item with these 16 bits, UNRANKED for none."""
+
+
+class Quality:
+    """Told of every batch, before and after its lists are made."""
+
+    def __init__(self, metrics: WorkerMetrics, trained_up_to: Callable[[], Mapping[int, int]], clock: Clock) -> None:
+        """trained_up_to: for the model in service, the offset in each partition after the last event that it was
+        trained on."""
+        self._metrics = metrics
+        self._trained_up_to = trained_up_to
+        self._clock = clock
+        self._owner = np.zeros(PLACES, np.uint32)
+        self._items = np.zeros((PLACES, TOP), np.uint32)
+        self._known_up_to = np.zeros(PLACES, np.int64)
+        self._model: Model | None = None
+        self._ranks: Ranks | None = None
+        self._listed_ms = np.zeros(1, np.int64)
+        self._use = np.zeros(0, np.float64)
+        self._faded_ms = clock()
+
+    def sample(self, keys: Sequence[bytes], partitions: NDArray[np.integer]) -> Sample:
+        """Whose lists are judged. keys, partitions (users,): of a batch."""
+        tags = np.fromiter(map(crc32, keys), np.uint32, len(keys))
+        user = np.flatnonzero((tags % ONE_IN == 0) & (tags != 0))
+        number = np.full(len(keys), -1, np.intp)
+        number[user] = np.arange(len(user))
+        bounds = self._trained_up_to()
+        up_to = [bounds.get(partition, 0) for partition in partitions[user].tolist()]
+        return Sample(number, tags[user], np.array(up_to, np.int64))
+
+    def judge(
+        self, sample: Sample, events: Interactions, counted: NDArray[np.bool_], before: Rows, model: Model | None
+    ) -> None:
+        """Looks events up in the lists that their users have. counted (events,): not those that came before. before:
+        the rows of the batch's users as they were."""
+        asked = sample.number[events.user]
+        event = np.flatnonzero((asked >= 0) & counted & (events.weight >= LIKED))
+        asked = asked[event]
+        place = sample.place[asked]
+        given = (self._owner[place] == sample.tag[asked]) & (events.offset[event] >= self._known_up_to[place])
+        event, place = event[given], place[given]
+        if not len(event):
+            return
+        item, user = events.item[event], events.user[event]
+        seen, is_filled = before.seen[user], np.arange(before.seen.shape[1]) < before.seen_count[user][:, None]
+        is_new = ~((seen == (item & np.uint64(FINGERPRINTS - 1)).astype(np.uint16)[:, None]) & is_filled).any(axis=1)
+        is_hit = (self._items[place] == _short(item)[:, None]).any(axis=1) & is_new
+        if model is None:  # what is popular is what they were given
+            is_popular = is_hit
+        else:
+            ranks = self._ranks_of(model)
+            met = np.where(is_filled, ranks.of_fingerprint[seen], UNRANKED)
+            rank = _rank(ranks, item)
+            is_popular = (rank - (met < rank[:, None]).sum(axis=1) < TOP) & is_new
+        self._metrics.judged.inc(int(is_new.sum()))
+        self._metrics.hits.labels("list").inc(int(is_hit.sum()))
+        self._metrics.hits.labels("popularity").inc(int(is_popular.sum()))
+
+    def gave(self, sample: Sample, due: NDArray[np.intp], model: Model, found: Recommendations) -> None:
+        """Lists of these users (due,) were made."""
+        now = self._clock()
+        self._ranks_of(model)
+        self._listed_ms[found.items] = now  # -1, which fills a list, has the last place
+        self._use += np.bincount(found.clusters.ravel(), found.memberships.ravel(), len(self._use))
+        of_due = np.flatnonzero(sample.number[due] >= 0)
+        places = found.items[of_due, :TOP]
+        self._keep(sample, due[of_due], np.where(places >= 0, _short(model.items.keys[places]), np.uint32(0)))
+
+    def gave_popular(self, sample: Sample, due: NDArray[np.intp], lists: Sequence[Sequence[tuple[str, float]]]) -> None:
+        """The same before the first model."""
+        of_due = np.flatnonzero(sample.number[due] >= 0)
+        keys = np.zeros((len(of_due), TOP), np.uint32)
+        for row, place in enumerate(of_due.tolist()):
+            listed = [item for item, _ in lists[place][:TOP]]
+            keys[row, : len(listed)] = _short(keys_of(listed))
+        self._keep(sample, due[of_due], keys)
+
+    def erased(self, keys: Sequence[bytes]) -> None:
+        """Nothing is kept of these users."""
+        tags = np.fromiter(map(crc32, keys), np.uint32, len(keys))
+        places = tags // ONE_IN % PLACES
+        self._owner[places[self._owner[places] == tags]] = 0
+
+    def forget(self) -> None:
+        """Of all users: others may have served them."""
+        self._owner[:] = 0
+
+    def show(self) -> None:
+        """Puts coverage and entropy where they can be seen."""
+        now = self._clock()
+        if self._model is None:
+            return
+        covered = self._listed_ms[:-1] > now - 1000 * COVERED_SECONDS
+        self._metrics.coverage.set(float(covered.mean()))
+        self._use *= 2.0 ** (-max(0, now - self._faded_ms) / (1000 * HALF_LIFE_SECONDS))
+        self._faded_ms = now
+        self._metrics.entropy.set(evenness(self._use))
+
+    def _keep(self, sample: Sample, users: NDArray[np.intp], keys: NDArray[np.uint32]) -> None:
+        """keys (users, up to TOP): of the items of their lists."""
+        number = sample.number[users]
+        place = sample.place[number]
+        self._owner[place] = sample.tag[number]
+        self._items[place] = 0
+        self._items[place, : keys.shape[1]] = keys
+        self._known_up_to[place] = sample.trained_up_to[number]
+
+    def _ranks_of(self, model: Model) -> Ranks:
+        """Made anew, with all that is counted by its items and clusters, when a model takes another's place."""
+        if self._ranks is None or self._model is not model:
+            self._model, self._ranks = model, _ranks(model)
+            self._listed_ms = np.zeros(len(model.items) + 1, np.int64)
+            self._use = np.zeros(len(model.clusters), np.float64)
+        return self._ranks
+
+
+def evenness(use: NDArray[np.float64]) -> float:
+    """Entropy of these shares, by that of as many alike; 0 for no use at all.
+
+    >>> evenness(np.array([1.0, 1.0])), evenness(np.array([1.0, 0.0])), evenness(np.zeros(2))
+    (1.0, 0.0, 0.0)
+    """
+    share = use[use > 0] / use.sum() if use.any() else use[:0]
+    if len(share) < 2:
+        return 0.0
+    return float(-(share * np.log(share)).sum() / np.log(len(use)))
+
+
+def _ranks(model: Model) -> Ranks:
+    keys = model.items.keys[model.popular]
+    order = np.argsort(keys)
+    of_fingerprint = np.full(FINGERPRINTS, UNRANKED, np.int32)
+    rank = np.arange(len(keys), dtype=np.int32)[::-1]  # the more popular of two that share their 16 bits comes last
+    of_fingerprint[keys[rank] & np.uint64(FINGERPRINTS - 1)] = rank
+    return Ranks(keys[order], order.astype(np.int32), of_fingerprint)
+
+
+def _rank(ranks: Ranks, item: NDArray[np.uint64]) -> NDArray[np.int32]:
+    """(n,) rank of each item by its key, UNRANKED where it is not among the most popular."""
+    if not len(ranks.keys):
+        return np.full(len(item), UNRANKED, np.int32)
+    place = np.minimum(np.searchsorted(ranks.keys, item), len(ranks.keys) - 1)
+    return np.where(ranks.keys[place] == item, ranks.rank[place], np.int32(UNRANKED))
+
+
+def _short(keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """The low half of each key, which tells ten items apart well enough; 0 stands for no item."""
+    return keys.astype(np.uint32)
