@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest_v1, DeleteAclsRequest_v1, DescribeAclsRequest_v1
 
+from streams import rights
 from streams.broker import free_port
 from streams.secret import Secret
 from tests.certificates import DAY, Authority, Pair
@@ -23,7 +24,7 @@ SECURITY = Path(__file__).parent.parent / "docs" / "security.md"
 KINDS = {"Topic": 2, "Group": 3, "Cluster": 4, "TransactionalId": 5}
 OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
 LITERAL, PREFIXED, ALLOW, ANY = 3, 4, 3, 1
-USERS = ("worker", "trainer", "server", "topics-create", "topics-check", "replay", "send", "recommend", "erase")
+USERS = [process.replace(" ", "-") for process in rights.PROCESSES]
 
 
 Entry: TypeAlias = tuple[int, str, int, str, str, int, int]
