@@ -51,16 +51,15 @@ from streams.offsets import end_offsets, true_ends
 from streams.outbox import Outbox
 from streams.records import (
     RELEASE_KEY,
-    SCHEMA_VERSION,
     Release,
     decode_interactions,
     decode_item,
     decode_release,
     decode_user,
-    encode,
     moment_ms,
     rfc3339,
 )
+from streams.releases import announce
 from streams.settings import Settings
 from streams.topics import Topics
 from streams.trainer_metrics import TrainerMetrics
@@ -294,7 +293,7 @@ class Trainer:
         job = Job(
             version=version_of(now, f"{settings.prefix}/{settings.group}/{offsets}"),
             created_at=rfc3339(now),
-            installation=_installation(settings),
+            installation=settings.installation,
             log_dir=str(settings.log_dir),
             models_dir=settings.models_dir,
             interactions_max=INTERACTIONS_MAX,
@@ -348,16 +347,10 @@ class Trainer:
 
     async def _release(self, job: Job, outcome: Outcome) -> str:
         """Announces the artifact. After a crash just before it lies there for nobody, and is removed in time."""
-        release = Release(
-            schema_version=SCHEMA_VERSION,
-            version=job.version,
-            address=outcome.address,
-            sha256=outcome.sha256,
-            released_at=rfc3339(self._clock()),
-            previous_version=None if job.serving is None else job.serving.version,
-        )
+        previous = None if job.serving is None else job.serving.version
+        what = (job.version, outcome.address, outcome.sha256, previous)
         try:
-            await (await self._outbox.send_one(self._topics.releases, RELEASE_KEY, encode(release), [])).acknowledged()
+            release = await announce(self._outbox, self._settings, *what, self._clock())
         except KafkaError as error:
             log.error("%s is not released, again in %g s: %r", job.version, RETRY_SECONDS, error)
             return "failed"
@@ -493,7 +486,7 @@ def clear(settings: Settings, keep: set[str | None], now_ms: int) -> list[str]:
     ours = []
     for name in names:
         path = posixpath.join(root, name)
-        if VERSION.fullmatch(name) and _writer(filesystem, path) == _installation(settings):
+        if VERSION.fullmatch(name) and _writer(filesystem, path) == settings.installation:
             ours.append(name)
         elif VERSION.match(name) and name.endswith(".partial") and _age_seconds(name, now_ms) > PARTIAL_SECONDS:
             filesystem.rm(path, recursive=True)
@@ -523,7 +516,7 @@ async def serve(settings: Settings, learner: Learner | None = None, clock: Clock
         loop.add_signal_handler(number, task.cancel)
     where = (settings.metrics_host, settings.trainer_metrics_port, "EFFICIENTREC_TRAINER_METRICS_PORT")
     try:
-        with exposed(metrics.registry, trainer.health, *where):
+        with exposed(metrics.registry, trainer.health, *where, settings.metrics_token):
             pulse = asyncio.create_task(trainer.health.run())
             try:
                 await trainer.run()
@@ -534,11 +527,6 @@ async def serve(settings: Settings, learner: Learner | None = None, clock: Clock
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-def _installation(settings: Settings) -> str:
-    """Whose an artifact is, where several installations share a folder."""
-    return f"{settings.prefix}/{settings.group}"
 
 
 def _threads(cores: int) -> dict[str, str]:

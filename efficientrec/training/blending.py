@@ -154,7 +154,7 @@ def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
 def _better(one: Worth, other: Worth) -> bool:
     """Whether one is so much better than the other that it is hardly luck."""
     gain = one - other
-    sure = SURE * float(gain.std()) / np.sqrt(max(len(gain), 1))
+    sure: float = SURE * float(gain.std()) / max(len(gain), 1) ** 0.5
     return float(gain.mean()) > max(WORTH * float(other.mean()), sure)
 
 
