@@ -29,6 +29,13 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(no_args_is_help=True, help="The topics in Kafka: create them, or check how they are made.")
 app.add_typer(topics_app, name="topics")
+models_app = typer.Typer(
+    no_args_is_help=True, help="The trained models: list them, or put an earlier one into service."
+)
+app.add_typer(models_app, name="models")
+
+keys_app = typer.Typer(no_args_is_help=True, help="The keys with which releases are signed.")
+app.add_typer(keys_app, name="keys")
 
 Config = Annotated[
     Path | None,
@@ -95,6 +102,17 @@ def trainer(config: Config = None) -> None:
 
 
 @app.command()
+def server(config: Config = None) -> None:
+    """Serve lists over HTTP and take events, until SIGTERM; docs/http.md has the routes.
+
+    Example: EFFICIENTREC_SERVER_PORT=8080 efficientrec server
+    """
+    from streams.server import serve
+
+    asyncio.run(serve(_settings(config)))
+
+
+@app.command()
 def broker(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on which it listens; 0 takes a free one.")] = 9092,
     host: Annotated[str, typer.Option(help="Address on which it listens.")] = "127.0.0.1",
@@ -136,6 +154,53 @@ def topics_check(config: Config = None) -> None:
 
     asyncio.run(rights.check(_settings(config), "topics check"))
     console.print("All topics are as they must be.")
+
+
+@keys_app.command("new")
+def keys_new(folder: Annotated[Path, typer.Argument(help="Where the two files go; made if it is not there.")]) -> None:
+    """Make a pair of keys: one with which the trainer signs releases, one by which workers know them.
+
+    Example: efficientrec keys new keys
+    """
+    from streams.signing import make_keys
+
+    signing, trusted = make_keys(folder)
+    console.print(f"EFFICIENTREC_MODELS_SIGNING_KEY_FILE={escape(str(signing))}  for the trainer; keep it secret")
+    console.print(f"EFFICIENTREC_MODELS_TRUSTED_KEY_FILE={escape(str(trusted))}  for the workers")
+
+
+@models_app.command("list")
+def models_list(config: Config = None) -> None:
+    """Show the models in EFFICIENTREC_MODELS_DIR with their scores, and which is released.
+
+    Example: efficientrec models list
+    """
+    from streams.models import render, shelf
+
+    console.print(render(asyncio.run(shelf(_settings(config)))))
+
+
+@models_app.command("rollback")
+def models_rollback(
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            help="Without one, the model that served when the released one was trained.", show_default=False
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Release a model that is there already: workers install it within seconds.
+
+    The trainer goes on, and compares its next model with this one. Stop it first if what it learns is at fault.
+
+    Example: efficientrec models rollback 20240501T120000Z-4f2a
+    """
+    from streams.models import rollback
+
+    release = asyncio.run(rollback(_settings(config), version))
+    before = escape(release.previous_version or "popularity")
+    console.print(f"{escape(release.version)} is released in place of {before}.", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -210,6 +275,54 @@ def erase(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     asyncio.run(erase(_settings(config), user, timeout, tell))
+
+
+@app.command()
+def audit(config: Config = None) -> None:
+    """Compare every user's row with a plain recomputation from the interactions topic; exit status 1 if any differs.
+
+    The stream must be at rest: what is not folded yet counts as missing.
+
+    Example: efficientrec audit
+    """
+    from streams import rights
+    from streams.audit import audit
+
+    settings = _settings(config)
+    asyncio.run(rights.check(settings, "audit"))
+    found = asyncio.run(audit(settings, time.time_ns() // 1_000_000))
+    shown = ", ".join(escape(user) for user in found.different[:10])
+    console.print(f"{found.checked} rows checked, {len(found.different)} differ{': ' + shown if shown else ''}")
+    if found.different:
+        sys.exit(1)
+
+
+@app.command()
+def restore(
+    log_dir: Annotated[
+        Path, typer.Option("--log", help="The log of the trainer of the former installation.", file_okay=False)
+    ],
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            "--prefix", help="EFFICIENTREC_PREFIX of the former one, whose items, users and model are copied."
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Fill topics that were just created with what a former installation knew; its trainer must have stopped.
+
+    For another number of partitions, or after the loss of Kafka: docs/procedures.md.
+
+    Example: EFFICIENTREC_PREFIX=reco2 EFFICIENTREC_GROUP=reco2 efficientrec restore --log log --prefix reco
+    """
+    from streams import rights
+    from streams.restore import restore
+
+    settings = _settings(config)
+    asyncio.run(rights.check(settings, "restore"))
+    done = asyncio.run(restore(settings, log_dir, prefix))
+    console.print(f"{done.interactions} interactions, {done.items} items, {done.users} users, {done.releases} releases")
 
 
 @app.command()

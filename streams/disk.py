@@ -1,7 +1,8 @@
 """One partition's rows on disk: whose they are, and what happens when the disk fails or lies.
 
-Knows RocksDB and one folder. Knows neither Kafka nor Faust, only that a changelog holds everything that is here: so
-what is damaged is put aside, never repaired, and what cannot be written is said and not waited for.
+Knows RocksDB and one folder. Knows neither Kafka nor Faust, only that a topic holds everything that is here: so what is
+damaged is put aside, never repaired, and what cannot be written is said and not waited for. A server's lists
+(server_store.py) are kept in the same way.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ class Disk:
             if found != expected:
                 raise StateMismatch(
                     f"{folder} holds {'rows without a label' if found is None else found.decode(errors='replace')}; "
-                    f"expected {expected.decode()}. It was left as it is: choose another EFFICIENTREC_STATE_DIR, or "
-                    "move the folder away; the changelog has everything"
+                    f"expected {expected.decode()}. It was left as it is: choose another EFFICIENTREC_STATE_DIR "
+                    "(of a server: EFFICIENTREC_SERVER_STATE_DIR), or move the folder away; the topic has everything"
                 )
         except Exception:
             self._release()
@@ -154,8 +155,8 @@ class Disk:
             elif is_system or isinstance(error, Damaged) or text.startswith("Corruption"):
                 aside = self.put_aside(f"damaged ({text})")
                 raise StateCorrupt(
-                    f"{self.folder} is damaged: {text}. It is now {aside}; start the worker again, and it rebuilds the "
-                    "rows from the changelog"
+                    f"{self.folder} is damaged: {text}. It is now {aside}; start again, and it is rebuilt from the "
+                    "topic"
                 ) from error
             raise
 
@@ -183,7 +184,7 @@ def _put_aside(folder: Path, reason: str) -> Path:
         folder.rename(aside)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    log.warning("%s: %s. It is now %s; the changelog rebuilds it", folder, reason, aside)
+    log.warning("%s: %s. It is now %s; the topic rebuilds it", folder, reason, aside)
     return aside
 
 
@@ -218,6 +219,6 @@ def _check_manifest(folder: Path) -> None:
 
 def _unwritable(folder: Path, error: Exception) -> StateUnwritable:
     return StateUnwritable(
-        f"{folder} cannot be used: {error}. Nothing is lost: free space or give the worker another "
-        "EFFICIENTREC_STATE_DIR, and start it again"
+        f"{folder} cannot be used: {error}. Nothing is lost: free space or choose another "
+        "EFFICIENTREC_STATE_DIR (of a server: EFFICIENTREC_SERVER_STATE_DIR), and start again"
     )

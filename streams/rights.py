@@ -57,8 +57,17 @@ _TOPICS: Final[Mapping[str, Mapping[str, str]]] = {
     "server": {"lists": "Read", "interactions": "Write"},
     "topics create": dict.fromkeys((each.name for each in fields(Topics)), "Create Describe"),
     "topics check": dict.fromkeys((each.name for each in fields(Topics)), "Describe DescribeConfigs"),
+    "models list": {"releases": "Read"},
+    "models rollback": {"releases": "Read Write"},
     "replay": {"interactions": "Write", "users": "Write", "items": "Write"},
     "send": {"interactions": "Write"},
+    "restore": {
+        "interactions": "Read Write DescribeConfigs",
+        "items": "Read Write DescribeConfigs",
+        "users": "Read Write DescribeConfigs",
+        "releases": "Read Write DescribeConfigs",
+    },
+    "audit": {"interactions": "Read", "users": "Read", "changelog": "Read"},
     "recommend": {"lists": "Read", "items": "Read"},
     "erase": {"users": "Write", "changelog": "Read", "lists": "Read"},
 }

@@ -36,8 +36,11 @@ class ServerMetrics:
             ["topic", "partition"],
             registry=registry,
         )
-        self.lists = Gauge(
-            "efficientrec_server_lists", "Lists that this server holds, as RocksDB estimates them.", registry=registry
+        self.lists = Gauge("efficientrec_server_lists", "Users whose list this server holds.", registry=registry)
+        self.unusable = Counter(
+            "efficientrec_server_unusable_records",
+            "Records of the lists topic that are no list of their key's user, and are left out.",
+            registry=registry,
         )
         self.events = Counter(
             "efficientrec_server_events", "Events posted, by what became of them.", ["outcome"], registry=registry

@@ -213,6 +213,23 @@ class Settings:
     """How long work may wait and not move, or the event loop stand still, before /livez says that the process should be
     started again; more than the session timeout. A broker that is away does not count."""
 
+    server_host: str = _text("127.0.0.1", pattern=r"\S+", expected="a host name or address")
+    """Address on which the server answers. Loopback unless opened on purpose, and then with a token, or behind a proxy
+    that asks who comes."""
+
+    server_port: int = _number(8080, least=1, most=65_535)
+    """Port on which the server answers."""
+
+    server_metrics_port: int = _number(9110, least=0, most=65_535)
+    """Port of the server's /metrics; 0 turns it off."""
+
+    server_token: Secret = NO_SECRET
+    """What requests to the server must bring as `Authorization: Bearer`; without it, whoever reaches the port reads all
+    lists and sends events."""
+
+    server_state_dir: Path = field(default=Path("server"))
+    """Folder in which the server keeps a copy of the lists. Each server needs its own; what is lost is read again."""
+
     train_every_seconds: float = _number(600.0, least=1)
     """Longest pause between two trainings while new interactions arrive."""
 
@@ -342,6 +359,11 @@ class Settings:
             server = part.strip().removeprefix("kafka://")
             servers.append(server if ":" in server else f"{server}:9092")
         return servers
+
+    @property
+    def installation(self) -> str:
+        """Whose an artifact is, where several installations share a folder."""
+        return f"{self.prefix}/{self.group}"
 
     @cached_property
     def admission(self) -> Admission:

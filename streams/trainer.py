@@ -34,7 +34,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from efficientrec import artifact
-from efficientrec.errors import RecordInvalid, SettingInvalid
+from efficientrec.errors import RecordInvalid, ReleaseUntrusted, SettingInvalid
 from streams import rights
 from streams.aside import origin_of
 from streams.connection import NO_RIGHTS, Connection
@@ -51,17 +51,17 @@ from streams.offsets import end_offsets, true_ends
 from streams.outbox import Outbox
 from streams.records import (
     RELEASE_KEY,
-    SCHEMA_VERSION,
     Release,
     decode_interactions,
     decode_item,
     decode_release,
     decode_user,
-    encode,
     moment_ms,
     rfc3339,
 )
+from streams.releases import announce
 from streams.settings import Settings
+from streams.signing import Trust, signer
 from streams.topics import Topics
 from streams.trainer_metrics import TrainerMetrics
 
@@ -106,7 +106,8 @@ class Trainer:
         self._learner = learner
         self._metrics = metrics
         self._clock = clock
-        self._world = World(settings.models_dir)
+        own = signer(settings)
+        self._world = World(settings.models_dir, None if own is None else own.trust)
         self._connection = Connection(settings)
         self._outbox = Outbox(self._connection, settings.request_timeout_seconds)
         self._tried: dict[int, int] | None = None
@@ -294,7 +295,7 @@ class Trainer:
         job = Job(
             version=version_of(now, f"{settings.prefix}/{settings.group}/{offsets}"),
             created_at=rfc3339(now),
-            installation=_installation(settings),
+            installation=settings.installation,
             log_dir=str(settings.log_dir),
             models_dir=settings.models_dir,
             interactions_max=INTERACTIONS_MAX,
@@ -348,16 +349,10 @@ class Trainer:
 
     async def _release(self, job: Job, outcome: Outcome) -> str:
         """Announces the artifact. After a crash just before it lies there for nobody, and is removed in time."""
-        release = Release(
-            schema_version=SCHEMA_VERSION,
-            version=job.version,
-            address=outcome.address,
-            sha256=outcome.sha256,
-            released_at=rfc3339(self._clock()),
-            previous_version=None if job.serving is None else job.serving.version,
-        )
+        previous = None if job.serving is None else job.serving.version
+        what = (job.version, outcome.address, outcome.sha256, previous)
         try:
-            await (await self._outbox.send_one(self._topics.releases, RELEASE_KEY, encode(release), [])).acknowledged()
+            release = await announce(self._outbox, self._settings, *what, self._clock())
         except KafkaError as error:
             log.error("%s is not released, again in %g s: %r", job.version, RETRY_SECONDS, error)
             return "failed"
@@ -378,8 +373,10 @@ async def _positions(consumer: Consumer, partitions: Iterable[TopicPartition]) -
 class World:
     """What the small topics say: items, users, and the release in service."""
 
-    def __init__(self, models_dir: str) -> None:
+    def __init__(self, models_dir: str, trust: Trust | None = None) -> None:
+        """trust: releases of others are not taken for the one in service."""
         self._models_dir = models_dir
+        self._trust = trust
         self.items: dict[str, ItemAbout] = {}
         self.users: dict[str, dict[str, str]] = {}
         self.release: Release | None = None
@@ -421,7 +418,9 @@ class World:
                 continue
             try:
                 release = decode_release(record.value)
-            except RecordInvalid as error:
+                if self._trust is not None:
+                    self._trust.check(release)
+            except (RecordInvalid, ReleaseUntrusted) as error:
                 log.error("release at offset %s ignored: %s", record.offset, error)
                 continue
             if not artifact.lies_in(release.address, self._models_dir):
@@ -493,7 +492,7 @@ def clear(settings: Settings, keep: set[str | None], now_ms: int) -> list[str]:
     ours = []
     for name in names:
         path = posixpath.join(root, name)
-        if VERSION.fullmatch(name) and _writer(filesystem, path) == _installation(settings):
+        if VERSION.fullmatch(name) and _writer(filesystem, path) == settings.installation:
             ours.append(name)
         elif VERSION.match(name) and name.endswith(".partial") and _age_seconds(name, now_ms) > PARTIAL_SECONDS:
             filesystem.rm(path, recursive=True)
@@ -534,11 +533,6 @@ async def serve(settings: Settings, learner: Learner | None = None, clock: Clock
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-def _installation(settings: Settings) -> str:
-    """Whose an artifact is, where several installations share a folder."""
-    return f"{settings.prefix}/{settings.group}"
 
 
 def _threads(cores: int) -> dict[str, str]:

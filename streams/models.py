@@ -1,0 +1,162 @@
+"""The models on the shelf, and how an earlier one is put back into service.
+
+Reads the folder of artifacts and the releases topic. Whether a model should serve is for the trainer to judge; who puts
+one back has judged already, so here it is only checked that it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import posixpath
+import time
+from dataclasses import dataclass
+
+import fsspec
+import msgspec
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from efficientrec import artifact
+from efficientrec.errors import ArtifactMismatch, BrokerUnavailable, ModelUnknown
+from streams import rights
+from streams.connection import Connection
+from streams.outbox import Outbox
+from streams.records import RELEASE_KEY, Release, decode_release
+from streams.releases import announce
+from streams.settings import Settings
+from streams.show import last_record, reader
+from streams.slot import probe
+from streams.topics import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An artifact in the folder of models."""
+
+    version: str
+    address: str
+    sha256: str
+    manifest: artifact.Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What there is, and which of it is in service."""
+
+    models: list[Stored]
+    """The newest first; of this installation, or of nobody."""
+    release: Release | None
+    """The newest release; None before the first."""
+
+    def find(self, version: str) -> Stored:
+        """ModelUnknown says which there are."""
+        for stored in self.models:
+            if stored.version == version:
+                return stored
+        known = ", ".join(stored.version for stored in self.models) or "none"
+        raise ModelUnknown(f"there is no model {version} in EFFICIENTREC_MODELS_DIR; there are: {known}")
+
+
+async def shelf(settings: Settings, process: str = "models list") -> Shelf:
+    """Raises BrokerUnavailable, BrokerRefused, TopicMismatch, and RecordInvalid for a release of a newer program.
+    process: which rights.py asks for."""
+    await rights.check(settings, process)
+    place = TopicPartition(Topics.of(settings).releases, 0)
+    async with reader(settings) as consumer:
+        record = await last_record(consumer, place, RELEASE_KEY, settings.request_timeout_seconds)
+    release = None if record is None or record.value is None else decode_release(record.value)
+    return Shelf(await asyncio.to_thread(stored, settings), release)
+
+
+def stored(settings: Settings) -> list[Stored]:
+    """The artifacts whose manifest can be read, the newest first, without those of other installations."""
+    filesystem, root = fsspec.url_to_fs(settings.models_dir)
+    if not filesystem.exists(root):
+        return []
+    found = []
+    for path in filesystem.ls(root, detail=False):
+        version = posixpath.basename(path.rstrip("/"))
+        try:
+            with filesystem.open(posixpath.join(path, artifact.MANIFEST), "rb") as file:
+                content = file.read()
+            manifest = msgspec.json.decode(content, type=artifact.Manifest)
+        except Exception:  # noqa: S112  # a store's own client raises errors of its own kind, and this is no artifact
+            continue
+        if manifest.version == version and manifest.settings.get("installation") in (None, settings.installation):
+            address = posixpath.join(settings.models_dir, version)
+            found.append(Stored(version, address, hashlib.sha256(content).hexdigest(), manifest))
+    return sorted(found, key=lambda each: (each.manifest.created_at, each.version), reverse=True)
+
+
+async def rollback(settings: Settings, version: str | None) -> Release:
+    """Announces a version again: the one named, or else the one that served when the present one was trained.
+
+    It is read whole and probed first, as a worker does. Workers install it within seconds, and the trainer compares its
+    next model with it. Raises ModelUnknown, ArtifactError, and as `shelf` does.
+    """
+    present = await shelf(settings, "models rollback")
+    release = present.release
+    chosen = present.find(version or _before(present))
+    if release is not None and chosen.version == release.version and chosen.sha256 == release.sha256:
+        raise ModelUnknown(f"{chosen.version} is in service already; expected another one")
+    await asyncio.to_thread(_check, chosen, settings)
+    connection = Connection(settings)
+    outbox = Outbox(connection, settings.request_timeout_seconds)
+    try:
+        await outbox.start()
+        previous = None if release is None else release.version
+        now_ms = time.time_ns() // 1_000_000
+        return await announce(outbox, settings, chosen.version, chosen.address, chosen.sha256, previous, now_ms)
+    except (KafkaError, OSError) as error:
+        raise BrokerUnavailable(f"no answer from the Kafka broker at {connection.address}: {error!r}") from error
+    finally:
+        await outbox.stop()
+
+
+def _before(present: Shelf) -> str:
+    """The version that served when the present one was trained. Not the one that was released before it: to roll back
+    twice goes back twice, and not to and fro."""
+    if present.release is None:
+        raise ModelUnknown("no model was ever released; name the version that shall be")
+    manifest = present.find(present.release.version).manifest
+    if manifest.previous is None:
+        raise ModelUnknown(f"{manifest.version} took the place of none; name the version: efficientrec models list")
+    return manifest.previous
+
+
+def _check(chosen: Stored, settings: Settings) -> None:
+    """Raises ArtifactError for what a worker would refuse."""
+    if not artifact.lies_in(chosen.address, settings.models_dir):
+        raise ArtifactMismatch(f"{chosen.address} does not lie in EFFICIENTREC_MODELS_DIR, {settings.models_dir}")
+    model, _ = artifact.load(chosen.address, chosen.sha256)
+    probe(model, settings.list_size, settings.list_format)
+
+
+def render(present: Shelf) -> RenderableType:
+    """A table for a terminal: the newest first, with the scores on held-out events of each model and its rivals."""
+    serving = None if present.release is None else present.release.version
+    scores = list(dict.fromkeys(metric for each in present.models for metric in _scores(each)))
+    table = Table("version", "created", "encoder", "events", *scores, "", box=None, header_style="dim", pad_edge=False)
+    for each in present.models:
+        own = _scores(each)
+        table.add_row(
+            Text(each.version),
+            Text(each.manifest.created_at),
+            Text(each.manifest.encoder),
+            f"{each.manifest.window.interactions:,}",
+            *(f"{own[metric]:.4f}" if metric in own else "" for metric in scores),
+            "released" if each.version == serving else "",
+        )
+    if serving is None:
+        return Group(table, Text("No model was released yet: lists are what is popular.", style="dim"))
+    if serving not in {each.version for each in present.models}:
+        return Group(table, Text(f"{serving} is released, but is not in EFFICIENTREC_MODELS_DIR.", style="bold red"))
+    return table
+
+
+def _scores(stored: Stored) -> dict[str, float]:
+    return stored.manifest.scores.get("candidate", {})
