@@ -87,8 +87,8 @@ class WorkerMetrics:
         )
         self.changelog_send_failures = Counter(
             "efficientrec_changelog_send_failures",
-            "Attempts to append changelog rows that failed, and are made again: until then their run is neither safe nor "
-            "out. They are among efficientrec_send_failures_total, too.",
+            "Attempts to append changelog rows that failed, and are made again: until one succeeds their run is neither safe "
+            "nor out. They count among efficientrec_send_failures_total, too.",
             registry=registry,
         )
         self.abandoned = Counter(
@@ -198,7 +198,8 @@ class WorkerMetrics:
         )
         self.hits = Counter(
             "efficientrec_online_hits",
-            "Judged events whose item was among the first 10 of the user's list, or of the most popular ones new to him.",
+            "Judged events whose item was among the first 10 of the user's list, or of the most popular ones that were "
+            "new to him.",
             ["by"],
             registry=registry,
         )
