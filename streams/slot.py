@@ -22,7 +22,7 @@ from efficientrec.errors import ArtifactMismatch, ArtifactUnavailable, Efficient
 from efficientrec.interactions import Interactions
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
-from streams.follower import Record
+from streams.follower import Record, place_of
 from streams.lists import Cause, personal_lists
 from streams.metrics import WorkerMetrics
 from streams.records import RELEASE_KEY, Release, Trigger, decode_release, moment_ms, rfc3339
@@ -64,7 +64,7 @@ class ModelSlot:
             try:
                 await self.offer(decode_release(record.value))
             except RecordInvalid as error:
-                log.error("release at offset %s ignored: %s", record.offset, error)
+                log.error("release at offset %s ignored: %s", record.offset, error, extra=place_of(record))
                 continue
             return
 
@@ -80,7 +80,10 @@ class ModelSlot:
             self.unserved = release.version if self.current is None else ""
             unforeseen = not isinstance(error, EfficientRecError)
             log.error(
-                "model %s refused, %s goes on serving: %r", release.version, self._serving(), error, exc_info=unforeseen
+                "model %s refused, %s goes on serving: %r",
+                *(release.version, self._serving(), error),
+                exc_info=unforeseen,
+                extra={"model_version": release.version},
             )
             return False
         elapsed = perf_counter() - start
@@ -92,7 +95,11 @@ class ModelSlot:
         self._metrics.serving(release.version, release.sha256[:12], loaded.made_ms / 1000)
         self._metrics.swaps.labels("installed").inc()
         self._metrics.swap_duration.observe(elapsed)
-        log.info("model %s took the place of %s in %.2f s", release.version, previous, elapsed)
+        log.info(
+            "model %s took the place of %s in %.2f s",
+            *(release.version, previous, elapsed),
+            extra={"model_version": release.version, "previous_version": previous, "seconds": round(elapsed, 3)},
+        )
         return True
 
     async def _loaded(self, release: Release) -> Loaded:
@@ -102,7 +109,8 @@ class ModelSlot:
             try:
                 return await asyncio.to_thread(self._load, release)
             except ArtifactUnavailable as error:
-                log.warning("model %s: %s; again in %g s", release.version, error, pause)
+                about = {"model_version": release.version}
+                log.warning("model %s: %s; again in %g s", release.version, error, pause, extra=about)
                 await asyncio.sleep(pause)
         return await asyncio.to_thread(self._load, release)
 
