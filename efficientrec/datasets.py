@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from efficientrec import tables
 from efficientrec.errors import DataInvalid
 from efficientrec.interactions import RULES, Rule, keys_of
+from efficientrec.spans import steps
 
 CATEGORY_COLUMNS = ("genres", "categories", "attributes")
 ORDERED_FROM = 946_684_800_000  # 2000-01-01: where a data set without times begins
@@ -168,7 +169,7 @@ def _times(
     order = np.lexsort((position, user))
     count = np.bincount(user, minlength=len(users))
     rank = np.empty(len(user), np.float64)
-    rank[order] = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
+    rank[order] = steps(count)
     start = (keys_of(users) >> np.uint64(40)).astype(np.float64) / 2**24
     share = (rank + start[user]) / count[user]
     return ORDERED_FROM + np.round(share * ORDERED_SPAN).astype(np.int64), "position"

@@ -31,6 +31,7 @@ from efficientrec import kernels
 from efficientrec.errors import RowUnreadable
 from efficientrec.interactions import DEFAULT_ADMISSION, REPEAT_IDS_MAX, Admission, Interactions
 from efficientrec.row_kernel import HEADER_BYTES, OLD_HEADER_BYTES, OLD_STATE_MAX, read_rows, write_rows
+from efficientrec.spans import spread
 
 if TYPE_CHECKING:
     from efficientrec.encoders import Encoder
@@ -266,8 +267,7 @@ def rebuilt(rows: Rows, encoder: Encoder | None) -> Rows:
     events = rows.events[stale].astype(np.int64)
     count = np.minimum(events, RING_SIZE)
     user = np.repeat(stale.astype(np.int32), count)
-    step = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
-    place = (np.repeat(events - count, count) + step) % RING_SIZE
+    place = spread(events - count, count) % RING_SIZE
     state = encoder.accumulate(
         after.state,
         rows.at,

@@ -29,7 +29,7 @@ from streams.follower import Follower
 from streams.lanes import Lanes
 from streams.lists import KERNELS
 from streams.metrics import WorkerMetrics
-from streams.observer import ASK_SECONDS, LOOK_SECONDS, MEASURE_SECONDS, Observer
+from streams.observer import LOOK_SECONDS, MEASURE_SECONDS, Observer
 from streams.outbox import Outbox
 from streams.progress import PROGRESS_KEY, Progress
 from streams.recovery import Tables
@@ -62,7 +62,7 @@ async def run(settings: Settings, reached: Callable[[str], None] = lambda step: 
 async def _serve(settings: Settings, reached: Callable[[str], None]) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     app = create_app(settings, reached)
-    where = (settings.metrics_host, settings.metrics_port, "EFFICIENTREC_METRICS_PORT")
+    where = (settings.metrics_host, settings.metrics_port, "EFFICIENTREC_METRICS_PORT", settings.metrics_token)
     with exposed(app.services.metrics.registry, app.observer, *where):
         await _served(settings, app)
 
@@ -175,6 +175,7 @@ class App(faust.App):
         await self.services.start()
         self.observer.phases.asked()
         self.add_future(self.services.run())  # an error there stops the app
+        self.add_future(self.observer.keep_asking())
         await super().on_start()
 
     async def on_shutdown(self) -> None:
@@ -286,7 +287,6 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
     observer = app.observer
     app.timer(interval=LOOK_SECONDS)(observer.look)
     app.timer(interval=MEASURE_SECONDS)(observer.measure)
-    app.timer(interval=ASK_SECONDS)(observer.ask)
 
     @app.on_partitions_assigned.connect
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:

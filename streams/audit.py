@@ -26,6 +26,7 @@ from efficientrec.model import Model
 from efficientrec.profile import HEADER, LAYOUT
 from efficientrec.recompute import Event, recompute
 from streams.aside import origin_of
+from streams.connection import Connection
 from streams.features import feature_texts
 from streams.follower import Record
 from streams.offsets import true_ends
@@ -58,7 +59,7 @@ async def audit(settings: Settings, now_ms: int) -> Audit:
     rows: dict[Place, bytes] = {}
     models = _models(settings.models_dir)
 
-    async for record in _everything(settings, topics.interactions, settings.partitions):
+    async for record in everything(settings, topics.interactions, settings.partitions):
         try:
             event = decode_interaction(record.value, record.key, policy, latest_ms)
         except InteractionInvalid:
@@ -84,7 +85,7 @@ async def audit(settings: Settings, now_ms: int) -> Audit:
                 max(0, record.timestamp),
             )
         )
-    async for record in _everything(settings, topics.users, settings.partitions):
+    async for record in everything(settings, topics.users, settings.partitions):
         if record.key is None:
             continue
         place = (record.partition, record.key)
@@ -97,7 +98,7 @@ async def audit(settings: Settings, now_ms: int) -> Audit:
         except RecordInvalid:
             continue
         traits[place] = (record.offset, trait_keys(feature_texts(user.features)).tolist())
-    async for record in _everything(settings, topics.changelog, settings.partitions):
+    async for record in everything(settings, topics.changelog, settings.partitions):
         if record.key is None or record.key.startswith(b"\xff"):
             continue
         place = (record.partition, record.key)
@@ -147,10 +148,10 @@ def _models(folder: str) -> dict[int, Model]:
     return models
 
 
-async def _everything(settings: Settings, topic: str, partitions: int) -> AsyncIterator[Record]:
+async def everything(settings: Settings, topic: str, partitions: int) -> AsyncIterator[Record]:
     """Every record that the topic holds now, partition by partition in order."""
     consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers, auto_offset_reset="earliest", enable_auto_commit=False
+        auto_offset_reset="earliest", enable_auto_commit=False, **Connection(settings).options()
     )
     await consumer.start()
     try:

@@ -71,14 +71,12 @@ def _settings(config: Path | None) -> Settings:
 @app.command()
 def worker(
     config: Config = None,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Workers on this machine, each with a folder and a metrics port of its own.")
-    ] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Workers on this machine, each with a folder of its own.")] = 1,
 ) -> None:
     """Serve: fold interactions into profiles and publish refreshed lists, until SIGTERM.
 
-    Of several processes each keeps its state in worker-0, worker-1, … under EFFICIENTREC_STATE_DIR and shows its
-    metrics on EFFICIENTREC_METRICS_PORT and the ports after it. One that dies is started again.
+    Of several processes each keeps its state in worker-0, worker-1, … under EFFICIENTREC_STATE_DIR. One that dies is
+    started again. The metrics of all are on EFFICIENTREC_METRICS_PORT, under the label process.
 
     Example: EFFICIENTREC_BROKER=kafka://127.0.0.1:9092 efficientrec worker
     """
@@ -265,6 +263,54 @@ def erase(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     asyncio.run(erase(_settings(config), user, timeout, tell))
+
+
+@app.command()
+def audit(config: Config = None) -> None:
+    """Compare every user's row with a plain recomputation from the interactions topic; exit status 1 if any differs.
+
+    The stream must be at rest: what is not folded yet counts as missing.
+
+    Example: efficientrec audit
+    """
+    from streams import rights
+    from streams.audit import audit
+
+    settings = _settings(config)
+    asyncio.run(rights.check(settings, "audit"))
+    found = asyncio.run(audit(settings, time.time_ns() // 1_000_000))
+    shown = ", ".join(escape(user) for user in found.different[:10])
+    console.print(f"{found.checked} rows checked, {len(found.different)} differ{': ' + shown if shown else ''}")
+    if found.different:
+        sys.exit(1)
+
+
+@app.command()
+def restore(
+    log_dir: Annotated[
+        Path, typer.Option("--log", help="The log of the trainer of the former installation.", file_okay=False)
+    ],
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            "--prefix", help="EFFICIENTREC_PREFIX of the former one, whose items, users and model are copied."
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Fill topics that were just created with what a former installation knew; its trainer must have stopped.
+
+    For another number of partitions, or after the loss of Kafka: docs/procedures.md.
+
+    Example: EFFICIENTREC_PREFIX=reco2 EFFICIENTREC_GROUP=reco2 efficientrec restore --log log --prefix reco
+    """
+    from streams import rights
+    from streams.restore import restore
+
+    settings = _settings(config)
+    asyncio.run(rights.check(settings, "restore"))
+    done = asyncio.run(restore(settings, log_dir, prefix))
+    console.print(f"{done.interactions} interactions, {done.items} items, {done.users} users, {done.releases} releases")
 
 
 @app.command()

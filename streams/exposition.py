@@ -20,6 +20,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 from efficientrec.errors import SettingInvalid
 from streams.health import Health
+from streams.secret import Secret
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -31,7 +32,7 @@ CONNECTION_SECONDS = 10.0
 
 @contextmanager
 def exposed(
-    registry: CollectorRegistry, health: Health, host: str, port: int, variable: str, token: str = ""
+    registry: CollectorRegistry, health: Health, host: str, port: int, variable: str, token: Secret
 ) -> Iterator[None]:
     """Serves both, unless the port is 0. token: who asks for /metrics has to bear it, unless it is empty; the other two
     say nothing worth hiding, and who asks for them can seldom bear one. SettingInvalid names the variable when the port
@@ -56,7 +57,7 @@ def exposed(
 
 
 def routed(
-    registry: CollectorRegistry, health: Health, token: str
+    registry: CollectorRegistry, health: Health, token: Secret
 ) -> Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]:
     """The three paths as a WSGI application."""
     metrics = make_wsgi_app(registry)
@@ -86,9 +87,9 @@ def routed(
     return answer
 
 
-def _bears(environ: WSGIEnvironment, token: str) -> bool:
-    given = environ.get("HTTP_AUTHORIZATION", "").encode()
-    return not token or hmac.compare_digest(given, f"Bearer {token}".encode())
+def _bears(environ: WSGIEnvironment, token: Secret) -> bool:
+    given = environ.get("HTTP_AUTHORIZATION", "").encode("latin-1")  # as WSGI hands bytes on
+    return not token or hmac.compare_digest(given, f"Bearer {token.reveal()}".encode())
 
 
 class _Handler(WSGIRequestHandler):

@@ -6,6 +6,7 @@ and ready is said here, for /livez and /readyz, by the rules of health.py.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,12 @@ class Observer:
         )
         work = idle or (f"{waiting} records wait" if waiting else "")
         self._watchdog.saw(work, progress, is_excused=self._broker_is_away)
+
+    async def keep_asking(self) -> None:
+        """Asks now and then, until it is cancelled."""
+        while True:
+            await asyncio.sleep(ASK_SECONDS)
+            await self.ask()
 
     async def ask(self) -> None:
         """What only the broker knows while records do not flow: how far behind the sources are, and whether it is there

@@ -63,9 +63,15 @@ class Outbox:
 
     async def send(self, topic: str, partition: int, records: Iterable[KeyValue], timestamp_ms: int) -> Pending:
         """Hands over records (key, value) in order, batch by batch."""
+        return await self.send_timed(topic, partition, ((key, value, timestamp_ms) for key, value in records))
+
+    async def send_timed(
+        self, topic: str, partition: int, records: Iterable[tuple[bytes, bytes | None, int]]
+    ) -> Pending:
+        """The same with a time for each record."""
         pending = Pending()
         batch = self._producer.create_batch()
-        for key, value in records:
+        for key, value, timestamp_ms in records:
             if batch.append(timestamp=timestamp_ms, key=key, value=value) is None:
                 pending.add(await self._producer.send_batch(batch, topic, partition=partition), batch.record_count())
                 batch = self._producer.create_batch()

@@ -61,6 +61,13 @@ _TOPICS: Final[Mapping[str, Mapping[str, str]]] = {
     "models rollback": {"releases": "Read Write"},
     "replay": {"interactions": "Write", "users": "Write", "items": "Write"},
     "send": {"interactions": "Write"},
+    "restore": {
+        "interactions": "Read Write DescribeConfigs",
+        "items": "Read Write DescribeConfigs",
+        "users": "Read Write DescribeConfigs",
+        "releases": "Read Write DescribeConfigs",
+    },
+    "audit": {"interactions": "Read", "users": "Read", "changelog": "Read"},
     "recommend": {"lists": "Read", "items": "Read"},
     "erase": {"users": "Write", "changelog": "Read", "lists": "Read"},
 }

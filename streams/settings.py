@@ -199,11 +199,15 @@ class Settings:
     container."""
 
     metrics_port: int = _number(9108, least=0, most=65_535)
-    """Port of the worker's /metrics, /livez and /readyz; 0 turns it off. Of several processes one port shows all, and
-    each has one of those after it for itself, on loopback."""
+    """Port of the worker's /metrics, /livez and /readyz; 0 turns it off. With several processes it shows all of
+    them."""
 
     trainer_metrics_port: int = _number(9109, least=0, most=65_535)
     """The same of the trainer; 0 turns it off."""
+
+    metrics_token: Secret = NO_SECRET
+    """What whoever asks for /metrics has to bear (`Authorization: Bearer …`); without it anyone may. /livez and /readyz
+    need none."""
 
     stalled_seconds: float = _number(120.0, least=5, most=86_400)
     """How long work may wait and not move, or the event loop stand still, before /livez says that the process should be

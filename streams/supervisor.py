@@ -1,7 +1,7 @@
 """Several workers on one machine: started together, started again when one dies, stopped together.
 
-Each is a process of its own and a member of the same group, with a folder and a metrics port of its own. Knows nothing
-of what a worker does.
+Each is a process of its own and a member of the same group, with a folder of its own. Their metrics and their health
+are shown as one (gathering.py). Knows nothing of what a worker does.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from efficientrec.errors import WorkersEnded
+from streams.broker import free_port
 from streams.children import start_child
+from streams.exposition import exposed
+from streams.gathering import Processes
+from streams.health import Pulse
 from streams.settings import PREFIX, Settings
 
 log = logging.getLogger(__name__)
@@ -36,9 +40,9 @@ LOOK_SECONDS = 0.2
 class _Worker:
     """One place among the workers, and the process that holds it now."""
 
-    def __init__(self, number: int, command: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, number: int, command: Sequence[str], settings: Settings) -> None:
         self.number = number
-        self._command, self._environ = command, environ
+        self._command, self._settings = command, settings
         self.lives = 0
         self.due_at = 0.0
         self._failures = 0
@@ -46,10 +50,15 @@ class _Worker:
 
     def start(self) -> None:
         self.lives += 1
-        self.process: subprocess.Popen[bytes] | None = start_child(
-            self._command, environ=self._environ, inherits_output=True
-        )
+        self._port = free_port() if self._settings.metrics_port else 0
+        environ = {**os.environ, **own_settings(self._settings, self.number, self._port)}
+        self.process: subprocess.Popen[bytes] | None = start_child(self._command, environ=environ, inherits_output=True)
         self.started_at = time.monotonic()
+
+    @property
+    def port(self) -> int | None:
+        """Where its metrics are, on loopback; None while it does not run."""
+        return None if self.process is None else self._port
 
     def look(self) -> None:
         """Notices its end, and starts it again when its pause is over. Raises WorkersEnded."""
@@ -80,22 +89,29 @@ def supervise(settings: Settings, processes: int, config: Path | None = None) ->
     """
     command = [sys.executable, "-m", "streams", "worker", *([] if config is None else ["--config", str(config)])]
     workers: list[_Worker] = []
-    with _asked_to_stop() as asked:
+    pulse = Pulse(settings.stalled_seconds)
+    together = Processes(workers, pulse, settings.metrics_token)
+    where = (settings.metrics_host, settings.metrics_port, PREFIX + "METRICS_PORT", settings.metrics_token)
+    with _asked_to_stop() as asked, exposed(together.registry(), together, *where):
         try:
             for number in range(processes):
-                workers.append(_Worker(number, command, {**os.environ, **own_settings(settings, number)}))
+                workers.append(_Worker(number, command, settings))
             while not asked.wait(LOOK_SECONDS):
+                pulse.beat()
                 for worker in workers:
                     worker.look()
         finally:
             _stop([worker.process for worker in workers if worker.process is not None])
 
 
-def own_settings(settings: Settings, number: int) -> dict[str, str]:
-    """What one worker has for itself, as variables."""
-    port = settings.metrics_port and settings.metrics_port + number  # 0 stays off
+def own_settings(settings: Settings, number: int, port: int) -> dict[str, str]:
+    """What one worker has for itself, as variables. port: for its metrics."""
     folder = settings.state_dir / f"worker-{number}"
-    return {PREFIX + "STATE_DIR": str(folder), PREFIX + "METRICS_PORT": str(port)}
+    return {
+        PREFIX + "STATE_DIR": str(folder),
+        PREFIX + "METRICS_HOST": "127.0.0.1",
+        PREFIX + "METRICS_PORT": str(port),
+    }
 
 
 @contextmanager

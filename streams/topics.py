@@ -137,10 +137,9 @@ async def check(settings: Settings, names: Collection[str] | None = None) -> Non
     change."""
     due = [topic for topic in wanted(settings) if names is None or topic.name in names]
     async with connected(settings) as admin:
-        # All topics are listed: to ask about one by name would create it on a broker that creates topics on first use.
-        counts = {entry["topic"]: len(entry["partitions"]) for entry in await admin.describe_topics()}
+        counts = await _counts(admin)
         present = [topic for topic in due if topic.name in counts]
-        policies = await _policies(admin, [topic.name for topic in present])
+        policies = await _configured(admin, [topic.name for topic in present], "cleanup.policy")
     problems = [
         f"{topic.name} is missing; run: efficientrec topics create" for topic in due if topic.name not in counts
     ]
@@ -177,19 +176,41 @@ def _partitions_differ(topic: Topic, count: int, settings: Settings) -> str:
     return found + "delete it and run: efficientrec topics create"
 
 
-async def _policies(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, str]:
-    """The clean-up policies that the broker reports; a broker that does not report them is not at fault."""
+async def partitions_of(settings: Settings, name: str) -> int:
+    """How many partitions a topic has, of whichever installation it is; TopicMismatch where there is none."""
+    async with connected(settings) as admin:
+        counts = await _counts(admin)
+    if name not in counts:
+        raise TopicMismatch(f"{name} is missing; expected the topic of an installation on this broker")
+    return counts[name]
+
+
+async def _counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    """Topic → partitions. All are listed: to ask about one by name would create it on a broker that creates topics on
+    first use."""
+    return {entry["topic"]: len(entry["partitions"]) for entry in await admin.describe_topics()}
+
+
+async def retention_ms(settings: Settings, name: str) -> int | None:
+    """How long the topic keeps a record, -1 for ever; None from a broker that does not say."""
+    async with connected(settings) as admin:
+        found = (await _configured(admin, [name], "retention.ms")).get(name)
+    return None if found is None else int(found)
+
+
+async def _configured(admin: AIOKafkaAdminClient, names: list[str], key: str) -> dict[str, str]:
+    """What the broker reports of one config by topic; a broker that does not report it is not at fault."""
     if not names:
         return {}
     # Every setting is asked for: the embedded broker hangs up on a request that names the ones it wants.
     asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
-    policies: dict[str, str] = {}
+    found: dict[str, str] = {}
     for reply in await admin.describe_configs(asked):
         for resource in reply.to_object()["resources"]:
             for entry in resource["config_entries"]:
-                if entry["config_names"] == "cleanup.policy" and entry["config_value"]:
-                    policies[resource["resource_name"]] = entry["config_value"]
-    return policies
+                if entry["config_names"] == key and entry["config_value"]:
+                    found[resource["resource_name"]] = entry["config_value"]
+    return found
 
 
 @asynccontextmanager

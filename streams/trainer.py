@@ -523,7 +523,7 @@ async def serve(settings: Settings, learner: Learner | None = None, clock: Clock
         loop.add_signal_handler(number, task.cancel)
     where = (settings.metrics_host, settings.trainer_metrics_port, "EFFICIENTREC_TRAINER_METRICS_PORT")
     try:
-        with exposed(metrics.registry, trainer.health, *where):
+        with exposed(metrics.registry, trainer.health, *where, settings.metrics_token):
             pulse = asyncio.create_task(trainer.health.run())
             try:
                 await trainer.run()

@@ -289,6 +289,7 @@ class Consumer(driver.Consumer):
 
     async def perform_seek(self) -> None:
         self._opening = None
+        self._read_to.clear()
         self._forget(set(self._delivered))
         await super().perform_seek()
         await self._seek_to_state()

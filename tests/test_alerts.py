@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.measured import asked, derived, measured, unknown_labels
 from tests.prometheus import hastened
 
 ROOT = Path(__file__).parent.parent
@@ -107,3 +108,15 @@ def test_every_limit_in_seconds_of_an_alert_is_one_that_hastening_finds() -> Non
         for limit in re.findall(r"_seconds(?:\{[^}]*\})?\)* [<>]=? ([\d.]+)", alert["expr"]):
             (rule,) = hastened({"groups": [{"rules": [alert]}]}, 60)["groups"][0]["rules"]
             assert f" {float(limit) / 60:g}" in rule["expr"]
+
+
+def test_alerts_and_rules_ask_only_for_what_is_measured() -> None:
+    known = measured() | derived()
+    groups = [
+        group for name in ("rules.yml", "alerts.yml") for group in yaml.safe_load((FOLDER / name).read_text())["groups"]
+    ]
+    expressions = [rule["expr"] for group in groups for rule in group["rules"]]
+
+    for expression in expressions:
+        assert asked(expression) <= set(known), expression
+        assert not unknown_labels(expression, known), expression

@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from efficientrec.recommend import recommend
 from efficientrec.shortlists import Shortlists
 from efficientrec.training import blending
 from efficientrec.training.blending import Unvoiced, Voices
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.trials import Scores
+from efficientrec.training.trials import Gains
 from tests.toy import like, rows_after, toy_model
 
 MODEL = Unvoiced(toy_model(), np.linspace(1, 0, 16), unit=0.5)
@@ -46,10 +47,10 @@ def test_shortlists_are_brought_to_one_level_and_keep_their_order() -> None:
 def test_the_voices_that_do_best_are_found_and_noise_changes_nothing() -> None:
     start = Voices()
 
-    def judged(model: object) -> Scores:
+    def judged(model: object) -> Gains:
         blend = model.blend  # type: ignore[attr-defined]  # any model will do
         best = blend.anchor_weight == 4.0 * MODEL.unit and blend.anchors > 0
-        return {"ndcg@20": 1.0 if best else 0.5, "items_scored": 1.0}
+        return Gains(np.full(4, 1.0 if best else 0.5), 1.0)
 
     chosen = blending.choose(MODEL, judged, Recipe())
 
@@ -58,15 +59,27 @@ def test_the_voices_that_do_best_are_found_and_noise_changes_nothing() -> None:
 
 
 def test_a_voice_that_adds_nothing_is_silenced() -> None:
-    chosen = blending.choose(MODEL, lambda model: {"ndcg@20": 0.5, "items_scored": 1.0}, Recipe())
+    chosen = blending.choose(MODEL, lambda model: Gains(np.full(4, 0.5), 1.0), Recipe())
 
     assert (chosen.neighbours, chosen.anchors) == (0, 0)
     MODEL.speaking(chosen).check()
 
 
+@pytest.mark.parametrize(("lucky", "anchor_weight"), [(1, Voices().anchor_weight), (40, 4.0)])
+def test_what_helps_one_user_of_many_may_be_luck(lucky: int, anchor_weight: float) -> None:
+    def judged(model: object) -> Gains:
+        each = np.full(100, 0.5)
+        change = float(model.blend.anchor_weight == 4.0 * MODEL.unit)  # type: ignore[attr-defined]
+        each[:lucky] += 0.5 * change
+        each[-1] -= 0.1 * change
+        return Gains(each, 1.0)
+
+    assert blending.choose(MODEL, judged, Recipe()).anchor_weight == anchor_weight
+
+
 def test_what_scores_too_many_items_is_marked_down() -> None:
-    def judged(model: object) -> Scores:
+    def judged(model: object) -> Gains:
         greedy = model.blend.neighbour_nominees > 50  # type: ignore[attr-defined]
-        return {"ndcg@20": 0.6 if greedy else 0.5, "items_scored": 10_000.0 if greedy else 10.0}
+        return Gains(np.full(4, 0.6 if greedy else 0.5), 10_000.0 if greedy else 10.0)
 
     assert blending.choose(MODEL, judged, Recipe()).neighbour_nominees <= 50

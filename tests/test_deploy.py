@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
-from prometheus_client.metrics import MetricWrapperBase
 
-from deploy.grafana import boards
-from streams.metrics import ManyAtOnce, WorkerMetrics
 from streams.settings import PREFIX, Settings
-from streams.trainer_metrics import TrainerMetrics
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -222,87 +216,3 @@ def test_prometheus_scrapes_the_default_ports_of_worker_and_trainer() -> None:
         assert (found["names"], found["port"], found["type"]) == ([name], port, "A")
         assert f"EXPOSE {port}" in DOCKERFILE
         assert f"_PORT', '{port}')" in DOCKERFILE
-
-
-def test_grafana_finds_prometheus_and_the_boards() -> None:
-    (source,) = loaded(DEPLOY / "grafana/provisioning/datasources/prometheus.yml")["datasources"]
-    (provider,) = loaded(DEPLOY / "grafana/provisioning/dashboards/efficientrec.yml")["providers"]
-    interval = loaded(DEPLOY / "prometheus/prometheus.yml")["global"]["scrape_interval"]
-    targets = {target: source for source, target, _ in mounts("grafana")}
-
-    assert source["uid"] == boards.SOURCE.uid
-    assert source["url"] == "http://prometheus:9090"
-    assert source["jsonData"]["timeInterval"] == interval
-    assert (ROOT / targets[provider["options"]["path"]]).samefile(boards.DASHBOARDS)
-    assert (ROOT / targets["/etc/grafana/provisioning"]).samefile(DEPLOY / "grafana/provisioning")
-
-
-def test_the_boards_are_those_of_their_code() -> None:
-    assert {path.name for path in boards.DASHBOARDS.iterdir()} == set(boards.BOARDS)
-    for name, board in boards.BOARDS.items():
-        current = (boards.DASHBOARDS / name).read_text() == boards.render(board())
-        assert current, f"{name} is not current; run: python -m deploy.grafana.boards"
-
-
-def panels() -> list[dict[str, Any]]:
-    found = [
-        panel
-        for name in boards.BOARDS
-        for panel in json.loads((boards.DASHBOARDS / name).read_text())["panels"]
-        if panel["type"] != "row"
-    ]
-    assert found
-    return found
-
-
-def test_every_panel_explains_itself_and_asks_something() -> None:
-    for panel in panels():
-        assert panel["title"]
-        assert len(panel["description"]) > 20, panel["title"]
-        assert panel["targets"], panel["title"]
-        assert {target["datasource"]["uid"] for target in panel["targets"]} == {"prometheus"}
-
-
-def test_every_metric_and_label_on_the_boards_exists() -> None:
-    labels = metric_labels()
-    text = "".join((boards.DASHBOARDS / name).read_text() for name in boards.BOARDS)
-    expressions = [target["expr"] for panel in panels() for target in panel["targets"]]
-    asked = set(re.findall(r"\befficientrec_\w+", text))
-
-    assert asked <= set(labels), f"not measured: {asked - set(labels)}"
-    for expression in expressions:
-        known = {"le", "job", "instance"}.union(*(labels[name] for name in re.findall(r"efficientrec_\w+", expression)))
-        grouped = {label for by in re.findall(r"by \(([^)]*)\)", expression) for label in by.split(", ")}
-        matched = set(re.findall(r"[{,]\s*(\w+)\s*[=!]", expression))
-        assert grouped | matched <= known, expression
-
-
-def test_what_a_worker_and_a_trainer_measure_is_on_a_board() -> None:
-    text = " ".join(target["expr"] for panel in panels() for target in panel["targets"])
-    families = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in metric_labels()}
-    shown = {family for family in families if re.search(rf"\b{family}(_total|_bucket|_sum|_count)?\b", text)}
-
-    assert families - shown <= {
-        "efficientrec_eval_examples",
-        "efficientrec_trainer_erasures",
-        "efficientrec_trainer_rejected_records",
-        "efficientrec_trainer_last_published_timestamp_seconds",
-    }
-
-
-def metric_labels() -> dict[str, set[str]]:
-    """Every series that can be asked for, with its labels. Metrics without a value so far have none to collect."""
-    owners: tuple[object, ...] = (
-        WorkerMetrics(Settings().policy.rules),
-        TrainerMetrics(CollectorRegistry(), "interactions", 1),
-    )
-    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    metrics = [
-        each for owner in owners for each in vars(owner).values() if isinstance(each, MetricWrapperBase | ManyAtOnce)
-    ]
-    return {
-        family.name + ending: set(getattr(metric, "_labelnames", ()))
-        for metric in metrics
-        for family in (metric.describe() if isinstance(metric, MetricWrapperBase) else metric.collect())
-        for ending in endings[family.type]
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,7 @@ class Fed(Consumer):
         self.commits: list[Mapping[TP, int]] = []
         self.takes_commits = True
         self.bounds = (0, 0)
+        self.positions: dict[TP, int] = {}
         self._set_active_tps({ZERO, ONE, LOG})
         self.resume_flow()
         self.open_sources()
@@ -83,6 +85,9 @@ class Fed(Consumer):
 
     def highwater(self, tp: TP) -> int:
         return 0
+
+    def _position(self, tp: TP) -> int | None:
+        return self.positions.get(tp)
 
     async def delivered(self, **fetched: Sequence[int]) -> list[Run]:
         """What comes to the lanes of a fetch: p0, p1, c0 = the offsets of its records; c of the changelog."""
@@ -404,6 +409,58 @@ def test_events_that_were_deleted_before_anybody_came_to_them_are_told_of(caplog
     asyncio.run(Fed().resume_with(committed=500, progress=500, start=700))
 
     assert "begins at offset 700, but its profiles have got to 500 only" in caplog.text
+
+
+def test_the_first_record_that_is_not_handled_is_known_with_its_time() -> None:
+    async def play() -> None:
+        consumer = Fed(run_events_max=2)
+        consumer._committed_offset[ZERO] = 5
+        assert consumer.first_undone(ZERO) == (5, None)
+        first, second = await consumer.delivered(p0=range(5, 9))
+        first.records[0] = replace(first.records[0], timestamp=77)
+        second.records[0] = replace(second.records[0], timestamp=88)
+
+        assert consumer.first_undone(ZERO) == (5, 77)
+        done(first)
+        assert consumer.first_undone(ZERO) == (7, 88)
+        done(second)
+        assert consumer.first_undone(ZERO) == (9, None)
+        assert consumer.committed(ZERO) == 5
+        consumer._new_offset(ZERO)  # what a commit asks for; the runs are forgotten
+        assert consumer.first_undone(ZERO) == (9, None)
+
+    asyncio.run(play())
+
+
+def test_what_lies_behind_the_last_record_and_is_none_counts_as_handled() -> None:
+    async def play() -> None:
+        consumer = Fed()
+        done(*await consumer.delivered(p0=[0, 1]))
+        consumer.positions = {ZERO: 3}  # at 2 there is the marker of a transaction
+        await consumer.delivered(p1=[0])
+
+        assert consumer.first_undone(ZERO) == (3, None)
+        assert consumer.first_undone(ONE) == (0, 0)
+
+    asyncio.run(play())
+
+
+def test_a_position_of_before_a_rebalance_says_nothing_of_what_is_handled() -> None:
+    async def play() -> None:
+        consumer = Fed()
+        consumer.positions = {ZERO: 30}
+        await consumer.delivered(p1=[0])
+        await consumer.resume_with(committed=20, progress=20)
+        assert consumer.first_undone(ZERO) == (20, None)
+
+        async def a_recovery_begins(*_: object) -> None:
+            await consumer.perform_seek()
+
+        consumer.meanwhile = a_recovery_begins
+        await consumer.delivered(p1=[0])
+        assert consumer.first_undone(ZERO) == (20, None)
+
+    asyncio.run(play())
 
 
 def test_a_partition_that_has_just_gone_has_no_end() -> None:

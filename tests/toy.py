@@ -177,12 +177,12 @@ def same_bits(left: DataclassInstance, right: DataclassInstance) -> bool:
     )
 
 
-def save_toy(model: Model, address: str) -> str:
+def save_toy(model: Model, address: str, created_at: str = "2026-01-01T00:00:00Z") -> str:
     """Writes the model as an artifact; returns its digest."""
     return save(
         model,
         address,
-        created_at="2026-01-01T00:00:00Z",
+        created_at=created_at,
         window=Window(interactions=16, first_at=START, last_at=START + DAY, offsets={"0": 16}),
         settings={"seed": 0},
         scores={"this": {"ndcg": 1.0}},

@@ -9,6 +9,7 @@ from efficientrec import profile
 from efficientrec.interactions import Interactions, keys_of
 from efficientrec.model import Model
 from efficientrec.profile import Rows
+from efficientrec.spans import spread
 from efficientrec.training.data import TrainingData
 
 HISTORY_MAX = profile.SEEN_SIZE
@@ -65,6 +66,5 @@ def met(data: TrainingData, targets: NDArray[np.int64], most: int) -> tuple[NDAr
     count = np.bincount(data.user, minlength=data.users)
     start = (np.cumsum(count) - count)[data.user[targets]]
     length = np.minimum(place[targets] - start, most)
-    step = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
-    event = order[np.repeat(place[targets] - length, length) + step]
+    event = order[spread(place[targets] - length, length)]
     return np.repeat(np.arange(len(targets), dtype=np.int32), length), event

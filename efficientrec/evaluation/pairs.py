@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientrec.spans import spread
+
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
@@ -56,8 +58,7 @@ class Pairs:
         """The pairs of some of the rows (ascending), which are numbered anew."""
         first = np.searchsorted(self.key, rows.astype(np.int64) * self.items)
         count = np.searchsorted(self.key, (rows.astype(np.int64) + 1) * self.items) - first
-        step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-        item = self.key[np.repeat(first, count) + step] % self.items
+        item = self.key[spread(first, count)] % self.items
         return Pairs(len(rows), self.items, np.repeat(np.arange(len(rows)), count) * self.items + item)
 
     def shared(self, other: Pairs) -> Pairs:

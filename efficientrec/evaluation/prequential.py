@@ -16,6 +16,7 @@ from efficientrec.evaluation.pairs import Pairs
 from efficientrec.evaluation.protocols import neutral
 from efficientrec.evaluation.questions import Question, knowing
 from efficientrec.interactions import LIKED
+from efficientrec.spans import spread
 from efficientrec.training.data import TrainingData
 
 MIDDLE, START = 0.2, 0.3
@@ -102,8 +103,7 @@ class Stream:
         first = user.astype(np.int64) * len(self.data)
         begin = np.searchsorted(self.key, first)
         count = np.searchsorted(self.key, first + events) - begin
-        step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-        return count, self.order[np.repeat(begin, count) + step]
+        return count, self.order[spread(begin, count)]
 
 
 def refits(stream: Stream, every: int | str) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from efficientrec.evaluation.ranks import Answer
 from efficientrec.model import Model
 from efficientrec.profile import Rows
 from efficientrec.recommend import recommend
-from efficientrec.training.trials import ANSWERS_MIN, Choosing, Judged, Scores
+from efficientrec.training.trials import ANSWERS_MIN, Choosing, Gains, Judged
 
 ROWS_AT_A_TIME = 4096
 
@@ -46,10 +46,9 @@ def choosing(question: Question, criterion: str, most: int, seed: int) -> Choosi
     def given(model: Model) -> Judged:
         rows = rows_of(model, asked)
 
-        def judged(other: Model) -> Scores:
+        def judged(other: Model) -> Gains:
             lists = recommend(other, rows, size)
-            gain = metrics.ndcg(asked.wanted.has(lists.items), targets, size)
-            return {criterion: float(gain.mean()), "items_scored": float(lists.ranked.mean())}
+            return Gains(metrics.ndcg(asked.wanted.has(lists.items), targets, size), float(lists.ranked.mean()))
 
         return judged
 

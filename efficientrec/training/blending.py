@@ -18,6 +18,8 @@ from efficientrec.training.data import TrainingData
 from efficientrec.training.recipe import Recipe
 from efficientrec.training.trials import Judged
 
+Worth = NDArray[np.float64]
+"""(questions,) what the answers to held-out questions are worth."""
 UNIT_USERS = 300
 UNIT_ITEMS = 100
 
@@ -69,7 +71,8 @@ GRID_ALONE: Grid = {
     "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
 }
 SWEEPS = 2
-WORTH = 0.002  # relative gain below which a change is noise and is not made
+WORTH = 0.002  # relative gain below which a change is not worth its while
+SURE = 1.0  # standard errors by which a change must gain: of few questions most gains are luck
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +137,13 @@ def leveled(lists: Shortlists) -> Shortlists:
 def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
     """The voices with the best NDCG beside exact scores, and alone.
 
-    judged: held-out scores of a model, the longest NDCG last. What scores more items for a list than the recipe allows
-    is marked down by as much.
+    judged: of held-out questions. What scores more items for a list than the recipe allows is marked down by as much.
     """
     limit = max(recipe.scored_min, recipe.scored_share * len(model.model.items))
 
-    def worth(voiced: Model) -> float:
-        scores = judged(voiced)
-        gain = [value for name, value in scores.items() if name.startswith("ndcg@")][-1]
-        return gain * min(1.0, limit / max(scores["items_scored"], 1.0))
+    def worth(voiced: Model) -> Worth:
+        gains = judged(voiced)
+        return gains.each * min(1.0, limit / max(gains.scored, 1.0))
 
     grid = GRID if recipe.dislikes else {**GRID, "dislike": ()}
 
@@ -150,17 +151,24 @@ def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
     return replace(voices, alone=_spared(ALONE, GRID_ALONE, lambda candidate: worth(model.silent(candidate))))
 
 
-def _spared(start: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Voices:
+def _better(one: Worth, other: Worth) -> bool:
+    """Whether one is so much better than the other that it is hardly luck."""
+    gain = one - other
+    sure: float = SURE * float(gain.std()) / max(len(gain), 1) ** 0.5
+    return float(gain.mean()) > max(WORTH * float(other.mean()), sure)
+
+
+def _spared(start: Voices, grid: Grid, worth: Callable[[Voices], Worth]) -> Voices:
     """The best voices that can be found, without those that add nothing: they would still cost their time."""
     voices = _climbed(start, grid, worth)
     for name in ("neighbours", "anchors"):
         quieter = _changed(voices, name, 0)
-        if worth(quieter) >= worth(voices) * (1 - WORTH):
+        if worth(quieter).mean() >= worth(voices).mean() * (1 - WORTH):
             voices = quieter
     return voices
 
 
-def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Voices:
+def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], Worth]) -> Voices:
     """The best voices that can be reached by changing one after another, for SWEEPS rounds."""
     tried = {voices: worth(voices)}
     for _ in range(SWEEPS):
@@ -170,7 +178,7 @@ def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], float]) -> Vo
                 candidate = _changed(voices, name, value)
                 if candidate not in tried:
                     tried[candidate] = worth(candidate)
-                if tried[candidate] > tried[voices] * (1 + WORTH):
+                if _better(tried[candidate], tried[voices]):
                     voices = candidate
         if voices == before:
             break

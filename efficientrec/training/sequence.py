@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 from efficientrec.encoders.elcrec import ElcrecEncoder
+from efficientrec.spans import steps
 from efficientrec.training import loop
 from efficientrec.training.data import TrainingData
 from efficientrec.training.descriptions import token_matrix
@@ -387,7 +388,7 @@ def windows(
     first = np.where(told <= length, told, draw.integers(1, length + 1, len(users)))
     count = 1 + -((first - told) // length)
     user = np.repeat(np.arange(len(users)), count)
-    number = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
+    number = steps(count)
     start = sequences.starts[users][user]
     begin = np.where(number > 0, first[user] + (number - 1) * length, 0)
     end = np.minimum(first[user] + number * length, told[user])

@@ -6,13 +6,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from efficientrec.evaluation import histories, judging
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientrec.evaluation import histories, judging, metrics
 from efficientrec.model import Model
 from efficientrec.training.data import TrainingData
 from efficientrec.training.recipe import Recipe
 
 Scores = dict[str, float]
-Judged = Callable[[Model], Scores]
+
+
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """How good a model's answers are."""
+
+    each: NDArray[np.float64]
+    """(questions,) NDCG."""
+    scored: float
+    """Items scored for a list, on average."""
+
+
+Judged = Callable[[Model], Gains]
 Choosing = Callable[[Model], Judged]
 """Given a model, how any that differs from it only in its voices is judged."""
 ANSWERS_MIN = 50
@@ -41,7 +56,12 @@ def next_events(data: TrainingData, recipe: Recipe) -> Trial:
 
     def choose(model: Model) -> Judged:
         rows = histories.before_each(model, data, choosing.event)
-        return lambda other: judging.judge_rows(other, rows, choosing)
+
+        def judged(other: Model) -> Gains:
+            hits, scored = judging.hits_of_rows(other, rows, choosing)
+            return Gains(metrics.ndcg(hits, np.ones(len(choosing), np.int64), judging.LIST_SIZE), scored)
+
+        return judged
 
     return Trial(
         data.before(cut),

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -80,14 +81,10 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self.port = self.ports()
+        self.port = free_port()
         environ = environment(self._settings, state_dir=self.state_dir, metrics_port=self.port)
         environ |= self.environ()
         self._process = start_child([sys.executable, *self.command], log=self.log, environ=environ)
-
-    def ports(self) -> int:
-        """Where /metrics may be."""
-        return free_port()
 
     def environ(self) -> dict[str, str]:
         """Variables beside the settings."""
@@ -121,6 +118,16 @@ class Worker:
         pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in pairs}
 
+    def answer(self, path: str) -> tuple[int, str]:
+        """Status and text of /livez or /readyz; 0 where nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
+                return reply.status, reply.read().decode().strip()
+        except urllib.error.HTTPError as refused:
+            return refused.code, refused.read().decode().strip()
+        except OSError:
+            return 0, ""
+
     def whole_copies(self) -> int:
         """Copies of other workers' partitions that lack nothing, as /metrics says."""
         return sum(
@@ -136,6 +143,12 @@ class Worker:
             contents[int(path.name.partition("-")[2])] = dict(db.items())
             db.close()
         return contents
+
+
+class TrainerProcess(Worker):
+    """A process of `efficientrec trainer`."""
+
+    command = ("-m", "streams", "trainer")
 
 
 class World:

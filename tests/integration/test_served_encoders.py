@@ -13,18 +13,12 @@ from efficientrec.encoders.registry import ENCODERS
 from efficientrec.interactions import key_of
 from streams.broker import EmbeddedBroker, free_port
 from streams.records import Interaction, decode_release
-from tests.integration.harness import Worker, World
+from tests.integration.harness import TrainerProcess, World
 from tests.integration.play import expect_exact_rows, expect_last_lists, like
 from tests.toy import ITEMS, START
 
 USERS = 60
 FIRST = 900
-
-
-class TrainerProcess(Worker):
-    """A process of `efficientrec trainer`."""
-
-    command = ("-m", "streams", "trainer")
 
 
 @pytest.fixture(params=list(ENCODERS))

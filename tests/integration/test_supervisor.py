@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,24 +17,9 @@ from tests.integration.play import chance, expect_exact_rows
 
 
 class Workers(Worker):
-    """The supervisor, whose metrics are those of its first worker."""
+    """The supervisor, which shows what its workers show."""
 
     command = ("-m", "streams", "worker", "--processes", "2")
-
-    def ports(self) -> int:
-        """The first of two neighbours."""
-        while True:
-            first = free_port()
-            with suppress(OSError), socket.socket() as neighbour:
-                neighbour.bind(("127.0.0.1", first + 1))
-                return first
-
-    def second(self) -> dict[str, float]:
-        first, self.port = self.port, self.port + 1
-        try:
-            return self.metrics()
-        finally:
-            self.port = first
 
     def lives(self) -> list[int]:
         """The processes of its workers."""
@@ -45,14 +27,13 @@ class Workers(Worker):
         return [int(pid) for pid in children.read_text().split()]
 
 
-def served(workers: Workers) -> list[float]:
-    found = []
-    for metrics in (workers.metrics, workers.second):
-        try:
-            found.append(metrics().get("efficientrec_partitions_assigned", 0.0))
-        except OSError:  # it is not up yet
-            found.append(0.0)
-    return found
+def shown(workers: Worker, name: str) -> list[float]:
+    """A figure of each worker that shows it."""
+    try:
+        found = workers.metrics()
+    except OSError:  # it is not up yet
+        return []
+    return [value for series, value in sorted(found.items()) if series.startswith(f"{name}{{process=")]
 
 
 def test_two_workers_share_the_partitions_and_one_that_is_killed_comes_back(
@@ -64,13 +45,19 @@ def test_two_workers_share_the_partitions_and_one_that_is_killed_comes_back(
     assert isinstance(workers, Workers)
     workers.start()
     try:
-        world.wait_until(lambda: served(workers) == [2, 2], "each of two workers serves two partitions")
+        partitions = "efficientrec_partitions_assigned"
+        world.wait_until(lambda: shown(workers, partitions) == [2, 2], "each of two workers serves two partitions")
+        world.wait_until(lambda: workers.answer("/readyz") == (200, "ok"), "all are ready")
         world.interact(*chance(1, 300, 50))
         before = workers.lives()
         os.kill(before[1], signal.SIGKILL)
+        world.wait_until(lambda: len(shown(workers, partitions)) == 1, "who is dead shows nothing")
+        assert workers.answer("/livez") == (200, "ok"), "whoever died is started again from here"
+        assert "worker 1: it is" in workers.answer("/readyz")[1]
         world.interact(*chance(2, 300, 50))
         world.wait_until(lambda: len(set(workers.lives()) - set(before)) == 1, "the second is started again")
-        world.wait_until(lambda: served(workers) == [2, 2], "it serves again")
+        world.wait_until(lambda: shown(workers, partitions) == [2, 2], "it serves again")
+        assert shown(workers, "efficientrec_process_starts_total") == [1, 2]
         world.interact(*chance(3, 300, 50))
         world.wait_until_handled()
 
@@ -95,10 +82,8 @@ def test_workers_that_cannot_start_end_the_command(tmp_path: Path, monkeypatch: 
 
 
 def test_each_worker_has_a_folder_and_a_port_of_its_own() -> None:
-    settings = Settings(state_dir=Path("state"), metrics_port=9108)
-
-    assert own_settings(settings, 3) == {
+    assert own_settings(Settings(state_dir=Path("state"), metrics_host="0.0.0.0"), 3, 40_001) == {
         "EFFICIENTREC_STATE_DIR": "state/worker-3",
-        "EFFICIENTREC_METRICS_PORT": "9111",
+        "EFFICIENTREC_METRICS_HOST": "127.0.0.1",
+        "EFFICIENTREC_METRICS_PORT": "40001",
     }
-    assert own_settings(replace(settings, metrics_port=0), 3)["EFFICIENTREC_METRICS_PORT"] == "0"
