@@ -251,3 +251,13 @@ def test_a_worker_without_a_partition_is_ready_and_one_whose_first_model_was_ref
         assert world.observer.not_alive() == "", "to start again would not help"
 
     asyncio.run(play())
+
+
+def test_failed_attempts_are_told_apart_by_the_topic_that_they_were_for() -> None:
+    services = World().app.services
+    for topic in (Topics.of(Settings()).changelog, Topics.of(Settings()).lists, ""):
+        services._failed(topic)
+
+    value = services.metrics.registry.get_sample_value
+    assert value("efficientrec_send_failures_total") == 3
+    assert value("efficientrec_changelog_send_failures_total") == 1
