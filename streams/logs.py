@@ -12,17 +12,34 @@ from collections.abc import Callable
 LIBRARIES = ("faust", "mode", "aiokafka", "kafka", "numba")
 SECONDS = 30.0
 TEXTS_MAX = 1000
+REFUSALS = (
+    "TopicAuthorizationFailedError",
+    "GroupAuthorizationFailedError",
+    "ClusterAuthorizationFailedError",
+    "TransactionalIdAuthorizationFailed",
+)
+"""connection.NO_RIGHTS by name: a command that needs no broker loads none of its clients."""
 
 
 def configure(level: str) -> None:
     """Logs to standard error from this level on, and what libraries say only where it is a warning."""
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)-8s %(name)s  %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(without_trace)
     if level == "DEBUG":
         return
     for name in (*LIBRARIES, "streams.recovery"):  # they tell of every step; in recovery.py it is Faust who speaks
         logging.getLogger(name).setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Seldom())
+
+
+def without_trace(record: logging.LogRecord) -> bool:
+    """What a broker does not allow is no bug: where in the program it was refused says nothing. One line remains here,
+    and at the end the rights that are lacking (rights.py)."""
+    if record.exc_info and type(record.exc_info[1]).__name__ in REFUSALS:
+        record.exc_info = None
+    return True
 
 
 class Seldom(logging.Filter):
