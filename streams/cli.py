@@ -6,6 +6,7 @@ What a command needs is imported when it runs: so a worker never loads torch, an
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -56,14 +57,17 @@ def main() -> None:
     try:
         app()
     except EfficientRecError as error:
-        text = f"[bold red]{type(error).__name__}[/]: {escape(str(error))}"
-        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+        if logs.writes_json():
+            logging.getLogger("streams").critical("%s: %s", type(error).__name__, error)
+        else:
+            text = f"[bold red]{type(error).__name__}[/]: {escape(str(error))}"
+            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
 def _settings(config: Path | None) -> Settings:
     settings = Settings.load(os.environ, config)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     return settings
 
 

@@ -253,6 +253,10 @@ class Settings:
     log_level: str = _text("INFO", pattern="|".join(_LEVELS), expected=f"one of {', '.join(_LEVELS)}")
     """Least severity that is logged."""
 
+    log_format: str = _text("text", pattern="text|json", expected="text or json")
+    """How lines of the log are written: for people, or as one JSON object each with partition, offset and the like as
+    keys of their own."""
+
     weights: Mapping[str, Rule] = field(default_factory=lambda: RULES)
     """What each event type counts, in [-1, 1]: the table `[weights]` of the file or JSON here, laid over the built-in
     types."""

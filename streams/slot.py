@@ -31,7 +31,7 @@ from efficientrec.errors import (
 from efficientrec.interactions import Interactions
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
-from streams.follower import Record
+from streams.follower import Record, place_of
 from streams.lists import Cause, personal_lists
 from streams.metrics import WorkerMetrics
 from streams.records import RELEASE_KEY, Release, Trigger, decode_release, moment_ms, rfc3339
@@ -85,7 +85,11 @@ class ModelSlot:
                 release = decode_release(record.value)
                 self._check(release)
             except (RecordInvalid, ReleaseUntrusted) as error:
-                log.error("release at offset %s ignored, %s goes on serving: %s", record.offset, self._serving(), error)
+                log.error(
+                    "release at offset %s ignored, %s goes on serving: %s",
+                    *(record.offset, self._serving(), error),
+                    extra=place_of(record),
+                )
                 if isinstance(error, ReleaseUntrusted):
                     self._metrics.swaps.labels("refused").inc()
                     self.unserved = release.version if self.current is None else ""
@@ -116,7 +120,10 @@ class ModelSlot:
             self.unserved = release.version if self.current is None else ""
             unforeseen = not isinstance(error, EfficientRecError)
             log.error(
-                "model %s refused, %s goes on serving: %r", release.version, self._serving(), error, exc_info=unforeseen
+                "model %s refused, %s goes on serving: %r",
+                *(release.version, self._serving(), error),
+                exc_info=unforeseen,
+                extra={"model_version": release.version},
             )
             return False
         elapsed = perf_counter() - start
@@ -128,7 +135,11 @@ class ModelSlot:
         self._metrics.serving(release.version, release.sha256[:12], loaded.made_ms / 1000)
         self._metrics.swaps.labels("installed").inc()
         self._metrics.swap_duration.observe(elapsed)
-        log.info("model %s took the place of %s in %.2f s", release.version, previous, elapsed)
+        log.info(
+            "model %s took the place of %s in %.2f s",
+            *(release.version, previous, elapsed),
+            extra={"model_version": release.version, "previous_version": previous, "seconds": round(elapsed, 3)},
+        )
         return True
 
     async def _loaded(self, release: Release) -> Loaded:
@@ -138,7 +149,8 @@ class ModelSlot:
             try:
                 return await asyncio.to_thread(self._load, release)
             except ArtifactUnavailable as error:
-                log.warning("model %s: %s; again in %g s", release.version, error, pause)
+                about = {"model_version": release.version}
+                log.warning("model %s: %s; again in %g s", release.version, error, pause, extra=about)
                 await asyncio.sleep(pause)
         return await asyncio.to_thread(self._load, release)
 

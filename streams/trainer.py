@@ -41,7 +41,7 @@ from streams.connection import NO_RIGHTS, Connection
 from streams.erasures import Erasures, reach
 from streams.exposition import exposed
 from streams.features import described, feature_texts
-from streams.follower import Follower, Record
+from streams.follower import Follower, Record, place_of
 from streams.health import Standing
 from streams.lag import Lag, Look
 from streams.learning import ItemAbout, Job, Line, Outcome, Report, Step
@@ -308,7 +308,7 @@ class Trainer:
             items=list(self._world.items.values()),
             users=self._world.users,
         )
-        log.info("training %s on %d interactions", job.version, rows)
+        log.info("training %s on %d interactions", job.version, rows, extra={"model_version": job.version})
         loop = asyncio.get_running_loop()
         start = loop.time()
         result = "abandoned"
@@ -329,19 +329,22 @@ class Trainer:
 
     async def _conclude(self, job: Job, outcome: Outcome) -> str:
         """Releases the model if it may serve; returns what came of the training, one of trainer_metrics.OUTCOMES."""
+        about = {"model_version": job.version}
         for model, scores in outcome.scores.items():
             log.info("  %-10s %s", model, "  ".join(f"{name} {score:.4g}" for name, score in scores.items()))
         if outcome.result == "impossible":
             log.info("nothing to learn yet: %s", outcome.message)
             return "impossible"
         if outcome.result == "failed":
-            log.error("training %s failed, again in %g s: %s", job.version, RETRY_SECONDS, outcome.message)
+            log.error("training %s failed, again in %g s: %s", job.version, RETRY_SECONDS, outcome.message, extra=about)
             return "failed"
         if outcome.result == "refused":
-            log.warning("%s is not released: %s", job.version, outcome.message)
+            log.warning("%s is not released: %s", job.version, outcome.message, extra=about)
             return "refused"
         if self._world.release != job.serving:
-            log.warning("%s is not released: it was compared with a model that serves no longer", job.version)
+            log.warning(
+                "%s is not released: it was compared with a model that serves no longer", job.version, extra=about
+            )
             return "outdated"
         return await self._release(job, outcome)
 
@@ -357,7 +360,8 @@ class Trainer:
             log.error("%s is not released, again in %g s: %r", job.version, RETRY_SECONDS, error)
             return "failed"
         self._metrics.published_at.set(self._clock() / 1000)
-        log.info("%s is released after %.1f s: %s", job.version, outcome.seconds, outcome.message)
+        about = {"model_version": job.version, "previous_version": previous}
+        log.info("%s is released after %.1f s: %s", job.version, outcome.seconds, outcome.message, extra=about)
         keep = {release.version, release.previous_version}
         try:
             await asyncio.to_thread(clear, self._settings, keep, self._clock())
@@ -395,7 +399,7 @@ class World:
                     item = decode_item(record.value, record.key)
                     self.items[item.item_id] = ItemAbout(item.item_id, *described(item))
             except RecordInvalid as error:
-                log.warning("item at offset %s ignored: %s", record.offset, error)
+                log.warning("item at offset %s ignored: %s", record.offset, error, extra=place_of(record))
 
     async def users_came(self, records: list[Record]) -> None:
         """The same for users."""
@@ -409,7 +413,10 @@ class World:
                     user = decode_user(record.value, record.key)
                     self.users[user.user_id] = feature_texts(user.features)
             except RecordInvalid as error:
-                log.warning("user at offset %s ignored: %s", record.offset, error)
+                log.warning(
+                    "user at offset %s ignored: it is no user of its key", record.offset, extra=place_of(record)
+                )
+                log.debug("user at offset %s: %s", record.offset, error)
 
     async def releases_came(self, records: list[Record]) -> None:
         """Keeps the newest release that can be read."""
@@ -421,7 +428,7 @@ class World:
                 if self._trust is not None:
                     self._trust.check(release)
             except (RecordInvalid, ReleaseUntrusted) as error:
-                log.error("release at offset %s ignored: %s", record.offset, error)
+                log.error("release at offset %s ignored: %s", record.offset, error, extra=place_of(record))
                 continue
             if not artifact.lies_in(release.address, self._models_dir):
                 log.error("release %s ignored: %s is not in %s", release.version, release.address, self._models_dir)

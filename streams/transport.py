@@ -264,6 +264,7 @@ class Consumer(driver.Consumer):
         did_commit: bool = await super()._commit_offsets(offsets, start_new_transaction)
         if not did_commit:
             self._committed_offset.update(before)
+            log.warning("offsets of %d partitions were not committed, and are due again", len(before))
         return did_commit
 
     def highwater(self, tp: TP) -> int:
@@ -326,11 +327,13 @@ class Consumer(driver.Consumer):
                     "partition %d of %s begins at offset %d, but its profiles have got to %d only: the events between "
                     "were deleted before any worker came to them; let the topic keep its records for longer",
                     *(tp.partition, tp.topic, start, known),
+                    extra={"topic": tp.topic, "partition": tp.partition, "offset": start},
                 )
             if committed is not None and known < committed:
                 log.warning(
                     "partition %d of %s was committed up to %d, its profiles reach up to %d: going back there",
                     *(tp.partition, tp.topic, committed, known),
+                    extra={"topic": tp.topic, "partition": tp.partition, "offset": known},
                 )
                 await self.seek(tp, known)
                 self._committed_offset[tp] = known
