@@ -76,7 +76,7 @@ class Server:
         settings = self._settings
         _warn_if_open(settings)
         where = (settings.metrics_host, settings.server_metrics_port, "EFFICIENTREC_SERVER_METRICS_PORT")
-        with exposed(self.metrics.registry, self.health, *where):
+        with exposed(self.metrics.registry, self.health, *where, settings.metrics_token):
             try:
                 await _until_one_ends(self.health.run(), self._serve())
             except NO_RIGHTS as error:
