@@ -34,6 +34,7 @@ from streams.outbox import Outbox
 from streams.progress import PROGRESS_KEY, Progress
 from streams.recovery import Tables
 from streams.settings import Settings
+from streams.signing import trust
 from streams.slot import ModelSlot
 from streams.table import ProfileTable
 from streams.topics import TABLE, Topics
@@ -112,7 +113,9 @@ class Services:
             rejoin=rejoin,
         )
         self.outbox = Outbox(connection, settings.request_timeout_seconds)
-        self.slot = ModelSlot(settings.models_dir, settings.list_size, self.metrics, settings.list_format)
+        self.slot = ModelSlot(
+            settings.models_dir, settings.list_size, self.metrics, settings.list_format, trust(settings)
+        )
         self.catalogue = Catalogue()
         self._followers = [
             Follower(topics.items, connection, self.catalogue.handle),

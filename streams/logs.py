@@ -32,6 +32,13 @@ STEP: Final = "[^"
 """How Faust's services begin what they say of every step, under the name of whichever module has a kind of them."""
 _COMMON: Final = {*logging.LogRecord("", 0, "", 0, "", (), None).__dict__, "message", "asctime", "taskName"}
 """What every record has; all else is a field of its line."""
+REFUSALS = (
+    "TopicAuthorizationFailedError",
+    "GroupAuthorizationFailedError",
+    "ClusterAuthorizationFailedError",
+    "TransactionalIdAuthorizationFailed",
+)
+"""connection.NO_RIGHTS by name: a command that needs no broker loads none of its clients."""
 
 
 def configure(level: str, form: str = "text") -> None:
@@ -40,6 +47,7 @@ def configure(level: str, form: str = "text") -> None:
     handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(TEXT_FORMAT))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    handler.addFilter(without_trace)
     if form == "json":
         sys.excepthook = _logged
     if level == "DEBUG":
@@ -85,6 +93,14 @@ def _encoded(line: dict[str, Any]) -> bytes:
 def _logged(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What ends the process is a line like any other."""
     logging.getLogger("streams").critical("ended by %s", kind.__name__, exc_info=(kind, error, trace))
+
+
+def without_trace(record: logging.LogRecord) -> bool:
+    """What a broker does not allow is no bug: where in the program it was refused says nothing. One line remains here,
+    and at the end the rights that are lacking (rights.py)."""
+    if record.exc_info and type(record.exc_info[1]).__name__ in REFUSALS:
+        record.exc_info = None
+    return True
 
 
 class Seldom(logging.Filter):

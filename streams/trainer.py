@@ -34,7 +34,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from efficientrec import artifact
-from efficientrec.errors import RecordInvalid, SettingInvalid
+from efficientrec.errors import RecordInvalid, ReleaseUntrusted, SettingInvalid
 from streams import rights
 from streams.aside import origin_of
 from streams.cloudevents import completed
@@ -62,6 +62,7 @@ from streams.records import (
 )
 from streams.releases import announce
 from streams.settings import Settings
+from streams.signing import Trust, signer
 from streams.topics import Topics
 from streams.trainer_metrics import TrainerMetrics
 
@@ -106,7 +107,8 @@ class Trainer:
         self._learner = learner
         self._metrics = metrics
         self._clock = clock
-        self._world = World(settings.models_dir)
+        own = signer(settings)
+        self._world = World(settings.models_dir, None if own is None else own.trust)
         self._connection = Connection(settings)
         self._outbox = Outbox(self._connection, settings.request_timeout_seconds)
         self._tried: dict[int, int] | None = None
@@ -376,8 +378,10 @@ async def _positions(consumer: Consumer, partitions: Iterable[TopicPartition]) -
 class World:
     """What the small topics say: items, users, and the release in service."""
 
-    def __init__(self, models_dir: str) -> None:
+    def __init__(self, models_dir: str, trust: Trust | None = None) -> None:
+        """trust: releases of others are not taken for the one in service."""
         self._models_dir = models_dir
+        self._trust = trust
         self.items: dict[str, ItemAbout] = {}
         self.users: dict[str, dict[str, str]] = {}
         self.release: Release | None = None
@@ -422,7 +426,9 @@ class World:
                 continue
             try:
                 release = decode_release(record.value)
-            except RecordInvalid as error:
+                if self._trust is not None:
+                    self._trust.check(release)
+            except (RecordInvalid, ReleaseUntrusted) as error:
                 log.error("release at offset %s ignored: %s", record.offset, error, extra=place_of(record))
                 continue
             if not artifact.lies_in(release.address, self._models_dir):

@@ -98,6 +98,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except TimeoutError:
             log.warning("the group was left without a word: it was dealing partitions anew")
 
+    def _stopped_set(self) -> None:
+        if self.thread_loop.is_closed():  # an error has ended the thread, and nobody waits in it
+            self._stopped.set()
+        else:
+            super()._stopped_set()
+
     def _create_worker_consumer(self, transport: Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = int(1000 * self.app.fetch_wait_seconds)

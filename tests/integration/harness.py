@@ -228,10 +228,10 @@ class World:
     def interact(self, *events: Interaction) -> None:
         self.produce(self.topics.interactions, [(event.user_id.encode(), encode(event)) for event in events])
 
-    def release(self, model: Model, *, damaged: bool = False) -> None:
+    def release(self, model: Model, *, damaged: bool = False, made_ms: int = START) -> None:
         """Write the model and announce it. damaged: one byte of its weights changes in between."""
         folder = self.folder / f"model-{model.version}"
-        digest = save_toy(model, str(folder))
+        digest = save_toy(model, str(folder), rfc3339(made_ms))
         if damaged:
             weights = bytearray((folder / WEIGHTS).read_bytes())
             weights[-1] ^= 1
