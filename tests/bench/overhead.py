@@ -1,8 +1,8 @@
 """What it costs a worker to be watched: the loop with all its metrics beside one that counts nothing.
 
 1. Runs of one event of each of many users, with full rows on disk, go in turn through two loops on the same disk: one
-   as in a worker, one whose metrics, stages and judging of lists are calls of nothing. Which of them goes first changes
-   from pair to pair. Of each block of pairs the faster half of each loop's runs is compared, since what else the
+   as in a worker, one whose metrics, stages and judging of lists are calls of nothing. Chance says which of them goes
+   first, and for which users. Of each block of pairs the faster half of each loop's runs is compared, since what else the
    machine does can only add to them.
 2. What happens beside the loop however much there is to do: a look every second, a measurement every ten, and a scrape
    of all series as often as deploy/prometheus asks for one. Their processor time is a share of every second.
@@ -23,6 +23,7 @@ from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from faust.types import TP
 from prometheus_client import generate_latest
 
@@ -100,14 +101,14 @@ def _in_turn(
     watched: Loop, unwatched: Loop, users: int, run_events: int, pairs: int, items: list[str]
 ) -> list[tuple[float, float]]:
     """Seconds of processor time of a run with and without, pair by pair, after a pair that does not count."""
-    places = itertools.cycle(range(0, users - run_events + 1, run_events))
+    chance = np.random.default_rng(0)
+    offsets = itertools.count(users * FULL * 2, users)
     spent = []
-    for pair in range(pairs + 1):
+    for _ in range(pairs + 1):
         took = {}
-        for loop in (watched, unwatched) if pair % 2 else (unwatched, watched):
-            first = next(places)
-            offset = users * FULL * 2 + first + users * (2 * pair + (loop is watched))
-            run = run_of(names(first, first + run_events), offset, items)
+        for loop in (watched, unwatched) if chance.random() < 0.5 else (unwatched, watched):
+            first = int(chance.integers(users - run_events + 1))
+            run = run_of(names(first, first + run_events), next(offsets), items)
             begun = time.thread_time()
             handle(loop, [run])
             took[loop] = time.thread_time() - begun
