@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
+from efficientrec.errors import BrokerUnavailable
 from streams.health import Pulse, Watchdog
 from streams.lag import Lag, Look
 from streams.metrics import show, show_disks
@@ -104,7 +105,7 @@ class Observer:
 
     async def ask(self) -> None:
         """What only the broker knows while records do not flow: how far behind the sources are, and whether it is there
-        at all."""
+        at all. Raises BrokerRefused when it does not let us in any more: clients would try on for ever."""
         is_serving = self.phases.phase == "serving"
         if is_serving and self._app.is_alive() and not self._watchdog.stands(ASK_SECONDS):
             self._broker_is_away = False
@@ -115,8 +116,9 @@ class Observer:
         sources = [TopicPartition(*tp) for tp in self._app.consumer.assignment() if tp.topic in self._app.sources]
         places = sources or [TopicPartition(self._app.sources[0], 0)]
         try:
+            await self._app.connection.reach(0)
             found = await looks(self._app.connection, self._settings.group, places, ANSWER_SECONDS)
-        except (KafkaError, OSError) as error:
+        except (KafkaError, OSError, BrokerUnavailable) as error:
             if not self._broker_is_away:
                 log.warning("the broker does not say how far the group has got: %r", error)
             self._broker_is_away = True
