@@ -9,6 +9,7 @@ EfficientRecError
     ArtifactCorrupt       a checksum differs or a file is missing: publish the artifact again
     ArtifactUnavailable   a file cannot be read now: it is tried again; see to the store
     ArtifactMismatch      shapes or vocabulary do not fit: train with this release
+  ReleaseUntrusted        a release is not the trainer's, or an old one again: see who writes to the releases topic
   ModelUnknown            no such model is on the shelf: the message names those that are
   DataInvalid             a data set lacks what is needed: the message names file, line or column
   TrainingDiverged        a loss is not finite: lower the learning rate
@@ -65,6 +66,10 @@ class ArtifactUnavailable(ArtifactCorrupt):
 
 class ArtifactMismatch(ArtifactError):
     """The parts do not fit each other or this release."""
+
+
+class ReleaseUntrusted(EfficientRecError):
+    """A release without the signature that is asked for, or one that was overtaken already; the old model stays."""
 
 
 class ModelUnknown(EfficientRecError):

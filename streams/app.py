@@ -34,6 +34,7 @@ from streams.outbox import Outbox
 from streams.progress import PROGRESS_KEY, Progress
 from streams.recovery import Tables
 from streams.settings import Settings
+from streams.signing import trust
 from streams.slot import ModelSlot
 from streams.table import ProfileTable
 from streams.topics import TABLE, Topics
@@ -47,9 +48,11 @@ log = logging.getLogger(__name__)
 
 async def run(settings: Settings, reached: Callable[[str], None] = lambda step: None) -> None:
     """Serves until SIGTERM or SIGINT; raises what made it stop otherwise. reached: see `Loop`."""
+    log.info("worker of group %s starts; broker %s", settings.group, ",".join(settings.bootstrap_servers))
     await rights.check(settings, "worker")
     try:
         await _serve(settings, reached)
+        log.info("worker stopped")
     except NO_RIGHTS as error:
         raise await rights.explained(settings, "worker", error) from error
     except KafkaConnectionError as error:
@@ -110,7 +113,9 @@ class Services:
             rejoin=rejoin,
         )
         self.outbox = Outbox(connection, settings.request_timeout_seconds)
-        self.slot = ModelSlot(settings.models_dir, settings.list_size, self.metrics, settings.list_format)
+        self.slot = ModelSlot(
+            settings.models_dir, settings.list_size, self.metrics, settings.list_format, trust(settings)
+        )
         self.catalogue = Catalogue()
         self._followers = [
             Follower(topics.items, connection, self.catalogue.handle),
@@ -290,9 +295,9 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
     async def assigned(app: App, assigned: set[TP], **_: Any) -> None:
         loop.reassigned()
         services.writers.keep(table.store.ends)
-        mine = sum(tp.topic == topics.interactions for tp in assigned)
-        observer.phases.assigned(mine)
-        log.info("serving %d of %d partitions", mine, settings.partitions)
+        mine = sorted(tp.partition for tp in assigned if tp.topic == topics.interactions)
+        observer.phases.assigned(len(mine))
+        log.info("serving %d of %d partitions", len(mine), settings.partitions, extra={"partitions": mine})
 
     return app
 

@@ -16,7 +16,7 @@ import numpy as np
 from aiokafka.errors import MessageSizeTooLargeError
 from numpy.typing import NDArray
 
-from streams.follower import Record
+from streams.follower import Record, place_of
 from streams.outbox import Headers
 from streams.placement import partitions_of
 from streams.records import ID_BYTES_MAX, dead_letter_headers
@@ -79,10 +79,11 @@ class Aside:
             self._warned_at = now
             place = int(np.argmax(misplaced))
             log.warning(
-                "partition %d holds records whose keys point elsewhere, such as %.80r at offset %d: their producer "
+                "partition %d holds records whose keys point elsewhere, such as the one at offset %d: their producer "
                 "does not place keys by murmur2 (docs/events.md); %s",
-                *(records[0].partition, records[place].key, records[place].offset),
+                *(records[0].partition, records[place].offset),
                 "they are forwarded" if self._forwards else "they start a second profile of their user here",
+                extra=place_of(records[place]),
             )
         if not self._forwards:
             return list(records), [], sum(misplaced)

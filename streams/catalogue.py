@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from efficientrec.errors import RecordInvalid
 from efficientrec.interactions import key_of
 from efficientrec.model import Model
-from streams.follower import Record
+from streams.follower import Record, place_of
 from streams.records import decode_item, moment_ms
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Catalogue:
                 try:
                     item = decode_item(record.value, record.key)
                 except RecordInvalid as error:
-                    log.warning("item at offset %s ignored: %s", record.offset, error)
+                    log.warning("item at offset %s ignored: %s", record.offset, error, extra=place_of(record))
                     continue
                 if not item.is_hidden:
                     blocked_from = math.inf if item.expires_at is None else moment_ms(item.expires_at)

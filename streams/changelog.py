@@ -7,6 +7,7 @@ the other.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -82,7 +83,12 @@ def keep_batches(fetcher: Any, topic: str) -> None:
     handle = fetcher._proc_fetch_request
 
     async def handled(assignment: Any, node: int, request: Any) -> bool:
-        has_new_data: bool = await handle(assignment, node, request)
+        try:
+            has_new_data: bool = await handle(assignment, node, request)
+        except asyncio.CancelledError:
+            # aiokafka says so, too, but not in its pause after a failed fetch; whoever closes it then takes the end of
+            # this task for his own, and the worker never ends.
+            return False
         for tp, found in fetcher._records.items():
             if tp.topic == topic and isinstance(found, FetchResult):
                 found._partition_records = _by_batch(found._partition_records)

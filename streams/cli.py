@@ -6,6 +6,7 @@ What a command needs is imported when it runs: so a worker never loads torch, an
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import time
@@ -34,6 +35,9 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 
+keys_app = typer.Typer(no_args_is_help=True, help="The keys with which releases are signed.")
+app.add_typer(keys_app, name="keys")
+
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -53,14 +57,17 @@ def main() -> None:
     try:
         app()
     except EfficientRecError as error:
-        text = f"[bold red]{type(error).__name__}[/]: {escape(str(error))}"
-        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+        if logs.writes_json():
+            logging.getLogger("streams").critical("%s: %s", type(error).__name__, error)
+        else:
+            text = f"[bold red]{type(error).__name__}[/]: {escape(str(error))}"
+            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
 def _settings(config: Path | None) -> Settings:
     settings = Settings.load(os.environ, config)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     return settings
 
 
@@ -151,6 +158,19 @@ def topics_check(config: Config = None) -> None:
 
     asyncio.run(rights.check(_settings(config), "topics check"))
     console.print("All topics are as they must be.")
+
+
+@keys_app.command("new")
+def keys_new(folder: Annotated[Path, typer.Argument(help="Where the two files go; made if it is not there.")]) -> None:
+    """Make a pair of keys: one with which the trainer signs releases, one by which workers know them.
+
+    Example: efficientrec keys new keys
+    """
+    from streams.signing import make_keys
+
+    signing, trusted = make_keys(folder)
+    console.print(f"EFFICIENTREC_MODELS_SIGNING_KEY_FILE={escape(str(signing))}  for the trainer; keep it secret")
+    console.print(f"EFFICIENTREC_MODELS_TRUSTED_KEY_FILE={escape(str(trusted))}  for the workers")
 
 
 @models_app.command("list")

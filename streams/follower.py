@@ -25,6 +25,11 @@ RETRY_SECONDS = 1.0
 Record: TypeAlias = ConsumerRecord[bytes | None, bytes | None]
 
 
+def place_of(record: Record) -> dict[str, str | int]:
+    """Where a record lies, as fields of a line of the log."""
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+
+
 class Follower:
     """Hands every batch of records of a topic to `handle`, in the order of each partition."""
 
@@ -57,7 +62,7 @@ class Follower:
             except NO_RIGHTS:
                 raise
             except (KafkaError, OSError) as error:
-                log.warning("following %s again after: %s", self.topic, error)
+                log.warning("following %s again after: %s", self.topic, error, extra={"topic": self.topic})
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _follow(self) -> None:

@@ -9,10 +9,13 @@ first assignment.
 
 from __future__ import annotations
 
+import logging
 import time
 
 from streams.health import Clock
 from streams.metrics import WorkerMetrics
+
+log = logging.getLogger(__name__)
 
 
 class Phases:
@@ -45,6 +48,8 @@ class Phases:
     def served(self) -> None:
         """Every partition's rows are complete, and records flow."""
         if self._recovering_since is not None:
-            self._metrics.recovery_duration.observe(self._clock() - self._recovering_since)
+            seconds = self._clock() - self._recovering_since
+            self._metrics.recovery_duration.observe(seconds)
+            log.info("ready: rows are whole after %.1f s", seconds, extra={"seconds": round(seconds, 3)})
         self.phase, self._recovering_since = "serving", None
         self._metrics.recovering.set(0)

@@ -144,6 +144,8 @@ class Release(Struct, gc=False, omit_defaults=True):
     """Digest of the artifact's manifest.json, which holds the digests of all its other files."""
     released_at: str
     previous_version: str | None = None
+    signature: str | None = None
+    """By the trainer's key, of all the above but the schema version (signing.py)."""
 
 
 _ENCODER = msgspec.json.Encoder()

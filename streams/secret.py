@@ -15,6 +15,15 @@ MASK = "***"
 BYTES_MAX = 16_384
 
 
+class Revealed(str):
+    """The text, as those who need it take it. Tools that note the variables of a traceback do so by their repr."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return MASK
+
+
 class Secret:
     """Text whose every rendering is a mask; `reveal` is the one way to it, and easy to search for.
 
@@ -29,7 +38,7 @@ class Secret:
 
     def reveal(self) -> str:
         """The text itself; "" where the setting was not given."""
-        return self._text
+        return Revealed(self._text)
 
     def __bool__(self) -> bool:
         return bool(self._text)

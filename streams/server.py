@@ -99,7 +99,8 @@ class Server:
             follower = Follower(self._topic, self._connection, take, store.offsets())
             api = Api(settings, store, outbox, self.metrics, now_ms, lambda: self._is_complete)
             await stack.enter_async_context(_listening(api, settings))
-            log.info("answering on %s:%d with %d lists", settings.server_host, settings.server_port, store.count)
+            where = (settings.server_host, settings.server_port)
+            log.info("answering on %s:%d with %d lists", *where, store.count, extra={"lists": store.count})
             self.health.missing = "lists are still being read"
             await _until_one_ends(follower.run(), self._look(follower, store), self._become_ready(follower, store))
 
@@ -107,7 +108,7 @@ class Server:
         await follower.caught_up()
         self._is_complete = True
         self.health.missing = ""
-        log.info("ready: all %d lists are here", store.count)
+        log.info("ready: all %d lists are here", store.count, extra={"lists": store.count})
         await asyncio.Event().wait()
 
     async def _start_anew_if_cut(self, store: ListStore) -> None:

@@ -20,7 +20,7 @@ import xxhash
 
 from efficientrec.errors import RecordInvalid, StateUnwritable
 from streams.disk import Disk, Identity, Locked, open_or_start_empty
-from streams.follower import Record
+from streams.follower import Record, place_of
 from streams.records import decode_list_head, moment_ms
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,11 @@ class ListStore:
                 fresh = None if record.value is None else _with_place(record.value, key)
             except RecordInvalid as error:
                 unusable += 1
-                log.warning("list at offset %d of partition %d ignored: %s", record.offset, record.partition, error)
+                log.warning(
+                    "list at offset %d of partition %d ignored: %s",
+                    *(record.offset, record.partition, error),
+                    extra=place_of(record),
+                )
                 continue
             held = after[key] if key in after else before[key]
             if fresh is None or held is None or not _place(fresh).is_older_than(_place(held)):
@@ -158,7 +162,7 @@ def _with_place(published: bytes, key: bytes) -> bytes:
     """What goes to disk. RecordInvalid for what is not a list of the key's user."""
     head = decode_list_head(published)
     if head.user_id.encode() != key:
-        raise RecordInvalid(f"the key is {key!r:.80}; expected the list's user_id in UTF-8")
+        raise RecordInvalid("the key is another than the list's user_id in UTF-8")
     try:
         place = Place(head.trigger.partition, head.trigger.offset, moment_ms(head.generated_at))
         return _PREFIX.pack(*place) + published

@@ -132,6 +132,10 @@ class Settings:
     """How lists are written: as JSON, or as MessagePack with the same fields and numbers, which takes fewer bytes and
     less time. It holds list by list, so a topic may hold both; docs/events.md says how readers tell them apart."""
 
+    cloudevents: str = _text("off", pattern="on|off", expected="on or off")
+    """Whether lists bear the headers of a CloudEvent (binary mode), which takes about 300 bytes a list. Of interactions
+    they are always read."""
+
     run_events_max: int = _number(2000, least=1, most=100_000)
     """Most records of one partition that are handled as one run. More gives throughput, fewer keeps the event loop
     free for heartbeats: the lists of 2,000 users take about a tenth of a second."""
@@ -252,6 +256,10 @@ class Settings:
 
     log_level: str = _text("INFO", pattern="|".join(_LEVELS), expected=f"one of {', '.join(_LEVELS)}")
     """Least severity that is logged."""
+
+    log_format: str = _text("text", pattern="text|json", expected="text or json")
+    """How lines of the log are written: for people, or as one JSON object each with partition, offset and the like as
+    keys of their own."""
 
     weights: Mapping[str, Rule] = field(default_factory=lambda: RULES)
     """What each event type counts, in [-1, 1]: the table `[weights]` of the file or JSON here, laid over the built-in

@@ -4,6 +4,9 @@
 2. Probe: fold, recommend and write lists for made-up users, which also makes ready what is made at the first use.
 3. Replace one reference. The worker takes it at the start of each run, so a run never sees two models.
 
+Where there is a key to trust, a release comes that far only if it was signed with it, and is newer than the one in
+service: an old one, sent again by somebody else, is signed as well.
+
 Anything wrong leaves the old model serving, and says why.
 """
 
@@ -18,14 +21,21 @@ from typing import NamedTuple
 import numpy as np
 
 from efficientrec import artifact, profile
-from efficientrec.errors import ArtifactMismatch, ArtifactUnavailable, EfficientRecError, RecordInvalid
+from efficientrec.errors import (
+    ArtifactMismatch,
+    ArtifactUnavailable,
+    EfficientRecError,
+    RecordInvalid,
+    ReleaseUntrusted,
+)
 from efficientrec.interactions import Interactions
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
-from streams.follower import Record
+from streams.follower import Record, place_of
 from streams.lists import Cause, personal_lists
 from streams.metrics import WorkerMetrics
 from streams.records import RELEASE_KEY, Release, Trigger, decode_release, moment_ms, rfc3339
+from streams.signing import Trust
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +54,14 @@ class Loaded(NamedTuple):
 class ModelSlot:
     """Holds `current`, None before the first model."""
 
-    def __init__(self, models_dir: str, list_size: int, metrics: WorkerMetrics, list_format: str = "json") -> None:
+    def __init__(
+        self,
+        models_dir: str,
+        list_size: int,
+        metrics: WorkerMetrics,
+        list_format: str = "json",
+        trust: Trust | None = None,
+    ) -> None:
         self.current: Model | None = None
         self.trained_up_to: Mapping[int, int] = {}
         """partition → offset after the last interaction that the model in service was trained on."""
@@ -55,6 +72,9 @@ class ModelSlot:
         self._list_size = list_size
         self._list_format = list_format
         self._metrics = metrics
+        self._trust = trust
+        self._released_at = 0
+        """When the model in service was released, in milliseconds; 0 before there is one."""
 
     async def handle(self, records: list[Record]) -> None:
         """Takes releases as they come; of several, only the newest is worth loading."""
@@ -62,11 +82,31 @@ class ModelSlot:
             if record.key != RELEASE_KEY or record.value is None:
                 continue
             try:
-                await self.offer(decode_release(record.value))
-            except RecordInvalid as error:
-                log.error("release at offset %s ignored: %s", record.offset, error)
+                release = decode_release(record.value)
+                self._check(release)
+            except (RecordInvalid, ReleaseUntrusted) as error:
+                log.error(
+                    "release at offset %s ignored, %s goes on serving: %s",
+                    *(record.offset, self._serving(), error),
+                    extra=place_of(record),
+                )
+                if isinstance(error, ReleaseUntrusted):
+                    self._metrics.swaps.labels("refused").inc()
+                    self.unserved = release.version if self.current is None else ""
                 continue
+            await self.offer(release)
             return
+
+    def _check(self, release: Release) -> None:
+        """Raises ReleaseUntrusted."""
+        if self._trust is None:
+            return
+        self._trust.check(release)
+        if moment_ms(release.released_at) < self._released_at:
+            raise ReleaseUntrusted(
+                f"release {release.version} is of {release.released_at}, before the one in service; expected a newer "
+                "one: to go back to an old model, release it anew"
+            )
 
     async def offer(self, release: Release) -> bool:
         """Installs a released version; False if it is refused, or already serving."""
@@ -80,7 +120,10 @@ class ModelSlot:
             self.unserved = release.version if self.current is None else ""
             unforeseen = not isinstance(error, EfficientRecError)
             log.error(
-                "model %s refused, %s goes on serving: %r", release.version, self._serving(), error, exc_info=unforeseen
+                "model %s refused, %s goes on serving: %r",
+                *(release.version, self._serving(), error),
+                exc_info=unforeseen,
+                extra={"model_version": release.version},
             )
             return False
         elapsed = perf_counter() - start
@@ -88,11 +131,15 @@ class ModelSlot:
         self.trained_up_to, self.unserved = loaded.trained_up_to, ""
         if loaded.made_ms < self._made_ms:
             self._metrics.rollbacks.inc()
-        self._made_ms = loaded.made_ms
+        self._made_ms, self._released_at = loaded.made_ms, moment_ms(release.released_at)
         self._metrics.serving(release.version, release.sha256[:12], loaded.made_ms / 1000)
         self._metrics.swaps.labels("installed").inc()
         self._metrics.swap_duration.observe(elapsed)
-        log.info("model %s took the place of %s in %.2f s", release.version, previous, elapsed)
+        log.info(
+            "model %s took the place of %s in %.2f s",
+            *(release.version, previous, elapsed),
+            extra={"model_version": release.version, "previous_version": previous, "seconds": round(elapsed, 3)},
+        )
         return True
 
     async def _loaded(self, release: Release) -> Loaded:
@@ -102,7 +149,8 @@ class ModelSlot:
             try:
                 return await asyncio.to_thread(self._load, release)
             except ArtifactUnavailable as error:
-                log.warning("model %s: %s; again in %g s", release.version, error, pause)
+                about = {"model_version": release.version}
+                log.warning("model %s: %s; again in %g s", release.version, error, pause, extra=about)
                 await asyncio.sleep(pause)
         return await asyncio.to_thread(self._load, release)
 

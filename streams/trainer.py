@@ -34,14 +34,15 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from efficientrec import artifact
-from efficientrec.errors import RecordInvalid, SettingInvalid
+from efficientrec.errors import RecordInvalid, ReleaseUntrusted, SettingInvalid
 from streams import rights
 from streams.aside import origin_of
+from streams.cloudevents import completed
 from streams.connection import NO_RIGHTS, Connection
 from streams.erasures import Erasures, reach
 from streams.exposition import exposed
 from streams.features import described, feature_texts
-from streams.follower import Follower, Record
+from streams.follower import Follower, Record, place_of
 from streams.health import Standing
 from streams.lag import Lag, Look
 from streams.learning import ItemAbout, Job, Line, Outcome, Report, Step
@@ -61,6 +62,7 @@ from streams.records import (
 )
 from streams.releases import announce
 from streams.settings import Settings
+from streams.signing import Trust, signer
 from streams.topics import Topics
 from streams.trainer_metrics import TrainerMetrics
 
@@ -105,7 +107,8 @@ class Trainer:
         self._learner = learner
         self._metrics = metrics
         self._clock = clock
-        self._world = World(settings.models_dir)
+        own = signer(settings)
+        self._world = World(settings.models_dir, None if own is None else own.trust)
         self._connection = Connection(settings)
         self._outbox = Outbox(self._connection, settings.request_timeout_seconds)
         self._tried: dict[int, int] | None = None
@@ -232,7 +235,7 @@ class Trainer:
     def _take(self, partition: int, records: list[Record], interactions: InteractionLog) -> None:
         now = self._clock()
         came = [record for record in records if origin_of(record) is None]  # what was forwarded is here already
-        values = [record.value for record in came]
+        values = [completed(record.value, record.headers) if record.headers else record.value for record in came]
         decoded = decode_interactions(
             values,
             [record.key for record in came],
@@ -306,7 +309,7 @@ class Trainer:
             items=list(self._world.items.values()),
             users=self._world.users,
         )
-        log.info("training %s on %d interactions", job.version, rows)
+        log.info("training %s on %d interactions", job.version, rows, extra={"model_version": job.version})
         loop = asyncio.get_running_loop()
         start = loop.time()
         result = "abandoned"
@@ -327,19 +330,22 @@ class Trainer:
 
     async def _conclude(self, job: Job, outcome: Outcome) -> str:
         """Releases the model if it may serve; returns what came of the training, one of trainer_metrics.OUTCOMES."""
+        about = {"model_version": job.version}
         for model, scores in outcome.scores.items():
             log.info("  %-10s %s", model, "  ".join(f"{name} {score:.4g}" for name, score in scores.items()))
         if outcome.result == "impossible":
             log.info("nothing to learn yet: %s", outcome.message)
             return "impossible"
         if outcome.result == "failed":
-            log.error("training %s failed, again in %g s: %s", job.version, RETRY_SECONDS, outcome.message)
+            log.error("training %s failed, again in %g s: %s", job.version, RETRY_SECONDS, outcome.message, extra=about)
             return "failed"
         if outcome.result == "refused":
-            log.warning("%s is not released: %s", job.version, outcome.message)
+            log.warning("%s is not released: %s", job.version, outcome.message, extra=about)
             return "refused"
         if self._world.release != job.serving:
-            log.warning("%s is not released: it was compared with a model that serves no longer", job.version)
+            log.warning(
+                "%s is not released: it was compared with a model that serves no longer", job.version, extra=about
+            )
             return "outdated"
         return await self._release(job, outcome)
 
@@ -355,7 +361,8 @@ class Trainer:
             log.error("%s is not released, again in %g s: %r", job.version, RETRY_SECONDS, error)
             return "failed"
         self._metrics.published_at.set(self._clock() / 1000)
-        log.info("%s is released after %.1f s: %s", job.version, outcome.seconds, outcome.message)
+        about = {"model_version": job.version, "previous_version": previous}
+        log.info("%s is released after %.1f s: %s", job.version, outcome.seconds, outcome.message, extra=about)
         keep = {release.version, release.previous_version}
         try:
             await asyncio.to_thread(clear, self._settings, keep, self._clock())
@@ -371,8 +378,10 @@ async def _positions(consumer: Consumer, partitions: Iterable[TopicPartition]) -
 class World:
     """What the small topics say: items, users, and the release in service."""
 
-    def __init__(self, models_dir: str) -> None:
+    def __init__(self, models_dir: str, trust: Trust | None = None) -> None:
+        """trust: releases of others are not taken for the one in service."""
         self._models_dir = models_dir
+        self._trust = trust
         self.items: dict[str, ItemAbout] = {}
         self.users: dict[str, dict[str, str]] = {}
         self.release: Release | None = None
@@ -391,7 +400,7 @@ class World:
                     item = decode_item(record.value, record.key)
                     self.items[item.item_id] = ItemAbout(item.item_id, *described(item))
             except RecordInvalid as error:
-                log.warning("item at offset %s ignored: %s", record.offset, error)
+                log.warning("item at offset %s ignored: %s", record.offset, error, extra=place_of(record))
 
     async def users_came(self, records: list[Record]) -> None:
         """The same for users."""
@@ -405,7 +414,10 @@ class World:
                     user = decode_user(record.value, record.key)
                     self.users[user.user_id] = feature_texts(user.features)
             except RecordInvalid as error:
-                log.warning("user at offset %s ignored: %s", record.offset, error)
+                log.warning(
+                    "user at offset %s ignored: it is no user of its key", record.offset, extra=place_of(record)
+                )
+                log.debug("user at offset %s: %s", record.offset, error)
 
     async def releases_came(self, records: list[Record]) -> None:
         """Keeps the newest release that can be read."""
@@ -414,8 +426,10 @@ class World:
                 continue
             try:
                 release = decode_release(record.value)
-            except RecordInvalid as error:
-                log.error("release at offset %s ignored: %s", record.offset, error)
+                if self._trust is not None:
+                    self._trust.check(release)
+            except (RecordInvalid, ReleaseUntrusted) as error:
+                log.error("release at offset %s ignored: %s", record.offset, error, extra=place_of(record))
                 continue
             if not artifact.lies_in(release.address, self._models_dir):
                 log.error("release %s ignored: %s is not in %s", release.version, release.address, self._models_dir)

@@ -98,6 +98,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except TimeoutError:
             log.warning("the group was left without a word: it was dealing partitions anew")
 
+    def _stopped_set(self) -> None:
+        if self.thread_loop.is_closed():  # an error has ended the thread, and nobody waits in it
+            self._stopped.set()
+        else:
+            super()._stopped_set()
+
     def _create_worker_consumer(self, transport: Transport) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = int(1000 * self.app.fetch_wait_seconds)
@@ -255,9 +261,16 @@ class Consumer(driver.Consumer):
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
         """Faust takes offsets for committed whether the broker took them or not; what it did not is due again."""
         before = {tp: self._committed_offset[tp] for tp in offsets}
-        did_commit: bool = await super()._commit_offsets(offsets, start_new_transaction)
+        try:
+            did_commit: bool = await super()._commit_offsets(offsets, start_new_transaction)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            did_commit = False  # not we were cancelled: the consumer's thread has come to its end, after a crash
         if not did_commit:
             self._committed_offset.update(before)
+            log.warning("offsets of %d partitions were not committed, and are due again", len(before))
         return did_commit
 
     def highwater(self, tp: TP) -> int:
@@ -320,11 +333,13 @@ class Consumer(driver.Consumer):
                     "partition %d of %s begins at offset %d, but its profiles have got to %d only: the events between "
                     "were deleted before any worker came to them; let the topic keep its records for longer",
                     *(tp.partition, tp.topic, start, known),
+                    extra={"topic": tp.topic, "partition": tp.partition, "offset": start},
                 )
             if committed is not None and known < committed:
                 log.warning(
                     "partition %d of %s was committed up to %d, its profiles reach up to %d: going back there",
                     *(tp.partition, tp.topic, committed, known),
+                    extra={"topic": tp.topic, "partition": tp.partition, "offset": known},
                 )
                 await self.seek(tp, known)
                 self._committed_offset[tp] = known

@@ -17,6 +17,7 @@ import numpy as np
 from efficientrec import profile
 from streams.aside import Aside, DeadLetter, Post
 from streams.catalogue import Catalogue
+from streams.follower import place_of
 from streams.metrics import WorkerMetrics
 from streams.outbox import KeyValue
 from streams.progress import PROGRESS_KEY, Progress
@@ -119,7 +120,7 @@ class Loop:
     def _leave(self, run: Run, lost: PartitionLost) -> None:
         """A run whose partition has gone to another worker is left to him: it is not handled, and so not committed."""
         self._metrics.abandoned.inc()
-        log.warning("a run of partition %d is left alone: %s", run.partition, lost)
+        log.warning("a run of partition %d is left alone: %s", run.partition, lost, extra=place_of(run.records[0]))
 
     async def _end(self, run: Run, writer: Writer | None, refreshed: Refreshed | None) -> None:
         """Steps 2 to 6 of `handle`, or all of them where the run was not refreshed with others."""
@@ -234,3 +235,9 @@ class Loop:
     def _count_letters(self, letters: list[DeadLetter]) -> None:
         for reason, records in Counter(letter.reason for letter in letters).items():
             self._metrics.dead_letters.labels(reason).inc(records)
+            first = next(letter.record for letter in letters if letter.reason == reason)
+            log.warning(
+                f"{reason}: %d records of partition %d are set aside, the first at offset %d",  # told apart by logs.py
+                *(records, first.partition, first.offset),
+                extra={**place_of(first), "reason": reason, "records": records},
+            )

@@ -27,7 +27,7 @@ from typing import TypeVar
 from aiokafka.errors import KafkaError, KafkaTimeoutError, ProducerFenced
 
 from efficientrec.errors import BrokerUnavailable
-from streams.outbox import BATCH_BYTES, KeyValue
+from streams.outbox import BATCH_BYTES, KeyValue, WithHeaders
 from streams.wire import UNFENCED, ProducerId, Wire
 
 log = logging.getLogger(__name__)
@@ -125,13 +125,14 @@ class Writer:
         """What the attempt returns, as soon as it succeeds. Raises as `append` does. topic: that it appends to, if it
         is one of the partition's own."""
         writers = self._writers
+        about = {"topic": topic, "partition": self.partition}
         for failures in count():
             self.check()
             if writers.alive():
                 try:
                     done = await attempt()
                     if failures:
-                        log.warning("partition %d: the broker has taken %s", self.partition, what)
+                        log.warning("partition %d: the broker has taken %s", self.partition, what, extra=about)
                     return done
                 except ProducerFenced as error:
                     self.is_lost = True
@@ -147,7 +148,7 @@ class Writer:
                 raise PartitionLost(f"partition {self.partition} is given up without {what} ({reason})")
             pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
             level = logging.ERROR if failures else logging.WARNING  # the first often passes: a leader has just changed
-            log.log(level, NOT_TAKEN, self.partition, what, reason, pause)
+            log.log(level, NOT_TAKEN, self.partition, what, reason, pause, extra=about)
             await writers.sleep(pause)
         raise AssertionError
 
@@ -241,6 +242,8 @@ def _batches(records: Sequence[KeyValue]) -> Iterator[list[KeyValue]]:
     size = 0
     for key, value in records:
         more = len(key) + len(value or b"") + _RECORD_OVERHEAD
+        if type(value) is WithHeaders:
+            more += sum(len(name) + len(text) + _RECORD_OVERHEAD for name, text in value.headers)
         if batch and size + more > BATCH_BYTES:
             yield batch
             batch, size = [], 0

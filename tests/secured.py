@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Array, Int8, Int16, Int32, Schema, String
+from aiokafka.protocol.admin import CreateAclsRequest_v1, DeleteAclsRequest_v1, DescribeAclsRequest_v1
 
+from streams import rights
 from streams.broker import free_port
 from streams.secret import Secret
 from tests.certificates import DAY, Authority, Pair
@@ -23,8 +23,12 @@ from tests.kafka import NativeKafka, Place
 SECURITY = Path(__file__).parent.parent / "docs" / "security.md"
 KINDS = {"Topic": 2, "Group": 3, "Cluster": 4, "TransactionalId": 5}
 OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
-LITERAL, PREFIXED, ALLOW = 3, 4, 3
-USERS = ("worker", "trainer", "server", "topics-create", "topics-check", "replay", "send", "recommend", "erase")
+LITERAL, PREFIXED, ALLOW, ANY = 3, 4, 3, 1
+USERS = [process.replace(" ", "-") for process in rights.PROCESSES]
+
+
+Entry: TypeAlias = tuple[int, str, int, str, str, int, int]
+"""Kind, name and pattern of the resource; principal, host, operation, permission."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Grant:
     def user(self) -> str:
         return self.process.replace(" ", "-")
 
-    def entry(self) -> tuple[object, ...]:
+    def entry(self) -> Entry:
         """As the requests below take it."""
         pattern = PREFIXED if self.name.endswith("*") else LITERAL
         name = self.name.removesuffix("*")
@@ -113,19 +117,27 @@ class SecuredKafka(NativeKafka):
         }
 
     def grant(self, grants: Iterable[Grant]) -> None:
-        asyncio.run(self._ask(_Grant([grant.entry() for grant in grants])))
+        """Returns when they are in force."""
+        entries = [grant.entry() for grant in grants]
+        asyncio.run(self._change(CreateAclsRequest_v1(entries), lambda known: set(entries) <= known))
 
     def withdraw(self, *grants: Grant) -> None:
-        asyncio.run(self._ask(_Withdraw([grant.entry() for grant in grants])))
+        """Returns when they are no longer in force."""
+        entries = [grant.entry() for grant in grants]
+        asyncio.run(self._change(DeleteAclsRequest_v1(entries), lambda known: not set(entries) & known))
 
-    async def _ask(self, request: Any) -> None:
+    async def _change(self, request: Any, is_done: Callable[[set[Entry]], bool]) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.address)
         await admin.start()
         try:
-            reply = await admin._client.send(admin._client.get_random_node(), request)
+            reply = (await admin._send_request(_Ready(request))).to_object()
+            results = reply.get("creation_responses", reply.get("filter_responses"))
+            assert all(result["error_code"] == 0 for result in results), reply
+            async with asyncio.timeout(30):
+                while not is_done(await _known(admin)):  # noqa: ASYNC110  # it is the broker that we wait for
+                    await asyncio.sleep(0.02)
         finally:
             await admin.close()
-        assert all(code == 0 for code, *_ in reply.results), reply
 
     def _more(self, place: Place, pairs: dict[str, Pair]) -> str:
         listeners = ",".join(f"{name}://127.0.0.1:{port}" for name, port in self.ports.items())
@@ -167,85 +179,16 @@ def secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
         kafka.stop()
 
 
-_ENTRY = Array(
-    ("kind", Int8),
-    ("name", String()),
-    ("pattern", Int8),
-    ("principal", String()),
-    ("host", String()),
-    ("operation", Int8),
-    ("permission", Int8),
-)
+async def _known(admin: Any) -> set[Entry]:
+    reply = await admin._send_request(_Ready(DescribeAclsRequest_v1(ANY, None, ANY, None, None, ANY, ANY)))
+    return {(kind, name, pattern, *rest) for kind, name, pattern, acls in reply.resources for rest in acls}
 
 
-class _Granted(Response):  # type: ignore[misc]  # untyped there
-    API_KEY = 30
-    API_VERSION = 1
-    SCHEMA = Schema(("throttle_time_ms", Int32), ("results", Array(("error_code", Int16), ("message", String()))))
+class _Ready:
+    """A request in the one version that we want: aiokafka's own take a single entry, and its fields for several."""
 
+    def __init__(self, request: Any) -> None:
+        self._request = request
 
-class _GrantRequest(RequestStruct):  # type: ignore[misc]
-    API_KEY = 30
-    API_VERSION = 1
-    RESPONSE_TYPE = _Granted
-    SCHEMA = Schema(("entries", _ENTRY))
-
-
-class _Grant(Request[_GrantRequest]):  # type: ignore[misc]
-    """CreateAcls, which aiokafka does not have."""
-
-    API_KEY = 30
-
-    def __init__(self, entries: list[tuple[object, ...]]) -> None:
-        self._entries = entries
-
-    def build(self, request: type[_GrantRequest]) -> _GrantRequest:
-        return request(self._entries)
-
-
-class _Withdrawn(Response):  # type: ignore[misc]  # untyped there
-    API_KEY = 31
-    API_VERSION = 1
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "results",
-            Array(
-                ("error_code", Int16),
-                ("message", String()),
-                (
-                    "matching",
-                    Array(
-                        ("error_code", Int16),
-                        ("message", String()),
-                        ("kind", Int8),
-                        ("name", String()),
-                        ("pattern", Int8),
-                        ("principal", String()),
-                        ("host", String()),
-                        ("operation", Int8),
-                        ("permission", Int8),
-                    ),
-                ),
-            ),
-        ),
-    )
-
-
-class _WithdrawRequest(RequestStruct):  # type: ignore[misc]
-    API_KEY = 31
-    API_VERSION = 1
-    RESPONSE_TYPE = _Withdrawn
-    SCHEMA = Schema(("entries", _ENTRY))
-
-
-class _Withdraw(Request[_WithdrawRequest]):  # type: ignore[misc]
-    """DeleteAcls."""
-
-    API_KEY = 31
-
-    def __init__(self, entries: list[tuple[object, ...]]) -> None:
-        self._entries = entries
-
-    def build(self, request: type[_WithdrawRequest]) -> _WithdrawRequest:
-        return request(self._entries)
+    def prepare(self, versions: object) -> Any:
+        return self._request

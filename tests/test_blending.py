@@ -1,13 +1,15 @@
 """How loud each voice speaks: found through the code that serves, in units that any encoder shares."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from efficientrec.model import Blend, Model
 from efficientrec.recommend import recommend
 from efficientrec.shortlists import Shortlists
-from efficientrec.training import blending
+from efficientrec.training import blending, trials
 from efficientrec.training.blending import Unvoiced, Voices
 from efficientrec.training.recipe import Recipe
 from efficientrec.training.trials import Gains
@@ -50,16 +52,16 @@ def test_the_voices_that_do_best_are_found_and_noise_changes_nothing() -> None:
     def judged(model: object) -> Gains:
         blend = model.blend  # type: ignore[attr-defined]  # any model will do
         best = blend.anchor_weight == 4.0 * MODEL.unit and blend.anchors > 0
-        return Gains(np.full(4, 1.0 if best else 0.5), 1.0)
+        return Gains(np.full(4, 1.0 if best else 0.5), np.ones(4, np.int32))
 
-    chosen = blending.choose(MODEL, judged, Recipe())
+    chosen = blending.choose(MODEL, [judged], Recipe())
 
     assert chosen.anchor_weight == 4.0
     assert replace(chosen, anchor_weight=start.anchor_weight, neighbours=start.neighbours, alone=None) == start
 
 
 def test_a_voice_that_adds_nothing_is_silenced() -> None:
-    chosen = blending.choose(MODEL, lambda model: Gains(np.full(4, 0.5), 1.0), Recipe())
+    chosen = blending.choose(MODEL, [lambda model: Gains(np.full(4, 0.5), np.ones(4, np.int32))], Recipe())
 
     assert (chosen.neighbours, chosen.anchors) == (0, 0)
     MODEL.speaking(chosen).check()
@@ -72,14 +74,43 @@ def test_what_helps_one_user_of_many_may_be_luck(lucky: int, anchor_weight: floa
         change = float(model.blend.anchor_weight == 4.0 * MODEL.unit)  # type: ignore[attr-defined]
         each[:lucky] += 0.5 * change
         each[-1] -= 0.1 * change
-        return Gains(each, 1.0)
+        return Gains(each, np.ones(100, np.int32))
 
-    assert blending.choose(MODEL, judged, Recipe()).anchor_weight == anchor_weight
+    assert blending.choose(MODEL, [judged], Recipe()).anchor_weight == anchor_weight
+
+
+def test_what_is_plainly_worse_is_not_asked_everything() -> None:
+    """Of two parts the second is put to what may be best only."""
+    asked: list[list[Blend]] = [[], []]
+
+    def part(number: int) -> Callable[[Model], Gains]:
+        def judged(model: Model) -> Gains:
+            asked[number].append(model.blend)
+            good = model.blend.anchor_weight > 0
+            return Gains(np.where(np.arange(250) % 10 == 0, 0.4, 0.6) * good, np.ones(250, np.int32))
+
+        return judged
+
+    blending.choose(MODEL, [part(0), part(1)], Recipe())
+
+    assert any(blend.anchor_weight == 0 for blend in asked[0])
+    assert not any(blend.anchor_weight == 0 for blend in asked[1])
+
+
+@pytest.mark.parametrize("count", [1, 250, 499, 500, 6000])
+def test_questions_are_put_in_parts_that_double(count: int) -> None:
+    parts = list(trials.in_parts(count, seed=3))
+
+    assert np.sort(np.concatenate(parts)).tolist() == list(range(count))
+    assert all((np.diff(part) > 0).all() for part in parts)
+    before = np.cumsum([len(part) for part in parts])[:-1]
+    assert all(len(part) == done for part, done in zip(parts[1:-1], before[:-1], strict=True)), "all but the last"
+    assert len(parts[0]) < 500
 
 
 def test_what_scores_too_many_items_is_marked_down() -> None:
     def judged(model: object) -> Gains:
         greedy = model.blend.neighbour_nominees > 50  # type: ignore[attr-defined]
-        return Gains(np.full(4, 0.6 if greedy else 0.5), 10_000.0 if greedy else 10.0)
+        return Gains(np.full(4, 0.6 if greedy else 0.5), np.full(4, 10_000 if greedy else 10))
 
-    assert blending.choose(MODEL, judged, Recipe()).neighbour_nominees <= 50
+    assert blending.choose(MODEL, [judged], Recipe()).neighbour_nominees <= 50

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 YAMLS = [ROOT / "docker-compose.yml", *sorted(DEPLOY.rglob("*.yml"))]
-OURS = ("topics", "worker", "trainer")
+MANIFESTS = sorted(DEPLOY.rglob("*.yaml"))
+OURS = ("topics", "worker", "trainer", "server")
 FROM_OUTSIDE = ("kafka", "prometheus", "grafana")
 
 
@@ -32,6 +33,14 @@ def services() -> dict[str, dict[str, Any]]:
 def image_environment() -> dict[str, str]:
     """What the Dockerfile sets of ours."""
     return dict(re.findall(rf"^(?:ENV)?\s+({PREFIX}\w+)=(\S+)", DOCKERFILE, re.MULTILINE))
+
+
+def is_setting(variable: str) -> bool:
+    """Whether a variable of ours is read: a setting's, or that of a file that holds a secret one."""
+    known = Settings.__dataclass_fields__
+    name = variable.removeprefix(PREFIX).lower()
+    secret = known.get(name.removesuffix("_file"))
+    return name in known or (secret is not None and secret.type == "Secret")
 
 
 def environment(name: str) -> dict[str, str]:
@@ -80,11 +89,11 @@ def test_a_container_of_ours_starts_with_settings_that_exist(name: str) -> None:
 
 
 def test_every_setting_that_is_named_anywhere_in_the_deployment_exists() -> None:
-    texts = [path.read_text() for path in (*YAMLS, DEPLOY / "entrypoint.sh")] + [DOCKERFILE]
+    texts = [path.read_text() for path in (*YAMLS, *MANIFESTS, DEPLOY / "entrypoint.sh")] + [DOCKERFILE]
     named = {name for text in texts for name in re.findall(rf"{PREFIX}[A-Z_]+", text)}
 
     assert named
-    assert {name.removeprefix(PREFIX).lower() for name in named} <= set(Settings.__dataclass_fields__)
+    assert not [name for name in named if not is_setting(name)]
 
 
 def test_containers_that_share_the_topics_agree_on_them() -> None:
@@ -107,8 +116,17 @@ def test_a_container_has_no_rights_that_it_does_not_need(name: str) -> None:
     assert not service.get("privileged", False)
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
-    assert not {"cap_add", "devices", "network_mode", "pid", "ipc", "user"} & set(service)
+    assert not {"cap_add", "devices", "network_mode", "pid", "ipc"} & set(service)
     assert not any("docker.sock" in source for source, _, _ in mounts(name))
+
+
+@pytest.mark.parametrize("name", [*OURS, *FROM_OUTSIDE])
+def test_a_container_can_take_only_its_part_of_the_machine(name: str) -> None:
+    service = services()[name]
+
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert service["restart"] == ("on-failure:5" if name == "topics" else "unless-stopped")
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -117,6 +135,7 @@ def test_a_container_of_ours_writes_to_its_volumes_only(name: str) -> None:
 
     assert service["read_only"] is True
     assert service["tmpfs"] == ["/tmp"]
+    assert f"USER {service['user']}\n" in DOCKERFILE
     assert environment(name)[PREFIX + "STATE_DIR"].startswith("/var/lib/efficientrec/")
 
 
@@ -129,6 +148,7 @@ def test_folders_of_the_settings_are_volumes_and_models_are_shared_from_trainer_
     assert trainer[settings("trainer").models_dir] == ("models", False)
     assert trainer[str(settings("trainer").log_dir)] == ("log", False)
     assert settings("worker").models_dir == settings("trainer").models_dir
+    assert list(mounts("server")) == [("server", str(settings("server").server_state_dir), False)]
 
 
 def test_every_volume_and_every_mounted_folder_exists() -> None:
@@ -155,6 +175,15 @@ def test_an_image_of_ours_is_built_from_a_stage_that_exists(name: str) -> None:
     assert (ROOT / build["context"] / build["dockerfile"]).samefile(DEPLOY / "Dockerfile")
     assert re.search(rf"^FROM \S+ AS {build['target']}$", DOCKERFILE, re.MULTILINE)
     assert services()[name]["image"] == f"efficientrec-{build['target']}"
+    assert services()[name]["command"][0] == name
+
+
+def test_a_server_is_asked_on_its_own_port_whether_it_lives() -> None:
+    server, found = services()["server"], settings("server")
+
+    assert f"127.0.0.1:{found.server_metrics_port}/livez" in server["healthcheck"]["test"][-1]
+    assert server["ports"] == [f"127.0.0.1:{found.server_port}:{found.server_port}"]
+    assert f"EXPOSE {found.metrics_port} {found.server_port} {found.server_metrics_port}\n" in DOCKERFILE
 
 
 def test_who_waits_for_another_waits_for_what_that_one_can_show() -> None:
@@ -215,4 +244,4 @@ def test_prometheus_scrapes_the_default_ports_of_worker_and_trainer() -> None:
         (found,) = jobs[name]
         assert (found["names"], found["port"], found["type"]) == ([name], port, "A")
         assert f"EXPOSE {port}" in DOCKERFILE
-        assert f"_PORT', '{port}')" in DOCKERFILE
+        assert f"127.0.0.1:{port}/livez" in DOCKERFILE

@@ -202,7 +202,7 @@ def test_a_secret_shows_itself_to_nobody() -> None:
         security_protocol="SASL_SSL", sasl_mechanism="PLAIN", sasl_username="worker", sasl_password=secret
     )
 
-    shown = f"{secret} {secret!r} {secret!s} {[secret]} {settings} {vars(settings)}"
+    shown = f"{secret} {secret!r} {secret!s} {[secret]} {settings} {vars(settings)} {secret.reveal()!r}"
 
     assert "swordfish" not in shown
     assert "swordfish" not in settings_table()

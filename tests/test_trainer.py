@@ -43,6 +43,7 @@ from streams.placement import partition_of
 from streams.records import RELEASE_KEY, SCHEMA_VERSION, Interaction, Release, User, decode_release, encode
 from streams.replay import replay
 from streams.settings import Settings
+from streams.signing import make_keys, trust
 from streams.topics import Topics
 from streams.trainer import ARTIFACTS_KEPT, ChildLearner, Trainer, clear, version_of
 from streams.trainer import Learner as AnyLearner
@@ -607,6 +608,26 @@ def test_an_equal_candidate_takes_the_serving_models_place(embedded_broker: Embe
 
     assert after.previous_version == manifest.previous == before.version == "toy-1"
     assert set(manifest.scores) == {"candidate", "serving", "popularity"}
+
+
+def test_a_trainer_with_a_key_signs_its_releases(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:
+    stage = Stage(embedded_broker, "signed", tmp_path, train_first_events=500)
+    signing, trusted = make_keys(tmp_path / "keys")
+    stage.settings = replace(stage.settings, models_signing_key_file=signing)
+
+    async def play() -> list[Release]:
+        await topics.create(stage.settings)
+        task = asyncio.create_task(stage.trainer(Learner(trained(good_model()))).run())
+        await replay(toy_dataset(), stage.settings)
+        await until(lambda: stage.runs("published"), task)
+        await cancelled(task)
+        return await stage.releases()
+
+    (release,) = asyncio.run(play())
+    workers = trust(replace(stage.settings, models_trusted_key_file=trusted))
+
+    assert workers is not None
+    workers.check(release)
 
 
 def test_what_fails_is_tried_again_and_what_is_too_little_waits_for_more(

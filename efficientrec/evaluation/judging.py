@@ -56,17 +56,20 @@ def examples(data: TrainingData, since: int, seed: int, most: int = EXAMPLES_MAX
 def judge(model: Model, held_out: Examples) -> dict[str, float]:
     """How well the model's lists predict the examples. Items that it does not know are misses."""
     hits, scored = hits_of_rows(model, histories.before_each(model, held_out.data, held_out.event), held_out)
-    return {**metrics.summary(hits, np.ones(len(held_out), np.int64)), "items_scored": scored}
+    mean = float(scored.mean()) if len(held_out) else 0.0
+    return {**metrics.summary(hits, np.ones(len(held_out), np.int64)), "items_scored": mean}
 
 
-def hits_of_rows(model: Model, rows: Rows, held_out: Examples) -> tuple[NDArray[np.bool_], float]:
-    """(n, LIST_SIZE) where in the lists the examples stand, and how many items were scored for one on average. rows:
-    what the model's encoder made of the examples' histories."""
+def hits_of_rows(model: Model, rows: Rows, held_out: Examples) -> tuple[NDArray[np.bool_], NDArray[np.integer]]:
+    """(n, LIST_SIZE) where in the lists the examples stand, and (n,) how many items were scored for each.
+
+    rows: what the model's encoder made of the examples' histories.
+    """
     data = held_out.data
     lists = recommend(model, rows, LIST_SIZE)
     wanted = model.items.find(keys_of([data.items[item] for item in data.item[held_out.event].tolist()]))
     hits = (lists.items == wanted[:, None]) & (lists.items >= 0)
-    return hits, float(lists.ranked.mean()) if len(held_out) else 0.0
+    return hits, lists.ranked
 
 
 def judge_popularity(held_out: Examples, half_life_seconds: float) -> dict[str, float]:

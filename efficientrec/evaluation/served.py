@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import NDArray
 
 from efficientrec.evaluation import histories, metrics
 from efficientrec.evaluation.questions import Question
 from efficientrec.evaluation.ranks import Answer
 from efficientrec.model import Model
-from efficientrec.profile import Rows
+from efficientrec.profile import Rows, take
 from efficientrec.recommend import recommend
-from efficientrec.training.trials import ANSWERS_MIN, Choosing, Gains, Judged
+from efficientrec.training.trials import ANSWERS_MIN, Choosing, Gains, Judged, in_parts
 
 ROWS_AT_A_TIME = 4096
 
@@ -41,15 +44,20 @@ def choosing(question: Question, criterion: str, most: int, seed: int) -> Choosi
     if len(question) < ANSWERS_MIN:
         return None
     asked = question.sample(most, seed)
-    targets, size = asked.wanted.counts(), int(criterion.rpartition("@")[2])
+    size = int(criterion.rpartition("@")[2])
 
     def given(model: Model) -> Judged:
         rows = rows_of(model, asked)
 
-        def judged(other: Model) -> Gains:
-            lists = recommend(other, rows, size)
-            return Gains(metrics.ndcg(asked.wanted.has(lists.items), targets, size), float(lists.ranked.mean()))
+        def part(chosen: NDArray[np.int64]) -> Callable[[Model], Gains]:
+            some, wanted = take(rows, chosen), asked.take(chosen).wanted
 
-        return judged
+            def judged(other: Model) -> Gains:
+                lists = recommend(other, some, size)
+                return Gains(metrics.ndcg(wanted.has(lists.items), wanted.counts(), size), lists.ranked)
+
+            return judged
+
+        return [part(chosen) for chosen in in_parts(len(asked), seed)]
 
     return given

@@ -16,10 +16,8 @@ from efficientrec.recommend import recommend
 from efficientrec.shortlists import Shortlists
 from efficientrec.training.data import TrainingData
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.trials import Judged
+from efficientrec.training.trials import Gains, Judged
 
-Worth = NDArray[np.float64]
-"""(questions,) what the answers to held-out questions are worth."""
 UNIT_USERS = 300
 UNIT_ITEMS = 100
 
@@ -73,6 +71,7 @@ GRID_ALONE: Grid = {
 SWEEPS = 2
 WORTH = 0.002  # relative gain below which a change is not worth its while
 SURE = 1.0  # standard errors by which a change must gain: of few questions most gains are luck
+DOUBT = 2.0  # standard errors that may be missing to a gain while not all questions are asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,45 +139,62 @@ def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
     judged: of held-out questions. What scores more items for a list than the recipe allows is marked down by as much.
     """
     limit = max(recipe.scored_min, recipe.scored_share * len(model.model.items))
-
-    def worth(voiced: Model) -> Worth:
-        gains = judged(voiced)
-        return gains.each * min(1.0, limit / max(gains.scored, 1.0))
-
     grid = GRID if recipe.dislikes else {**GRID, "dislike": ()}
-
-    voices = _spared(Voices(), grid, lambda candidate: worth(model.speaking(candidate)))
-    return replace(voices, alone=_spared(ALONE, GRID_ALONE, lambda candidate: worth(model.silent(candidate))))
-
-
-def _better(one: Worth, other: Worth) -> bool:
-    """Whether one is so much better than the other that it is hardly luck."""
-    gain = one - other
-    sure: float = SURE * float(gain.std()) / max(len(gain), 1) ** 0.5
-    return float(gain.mean()) > max(WORTH * float(other.mean()), sure)
+    voices = _spared(Voices(), grid, _Contest(judged, model.speaking, limit))
+    return replace(voices, alone=_spared(ALONE, GRID_ALONE, _Contest(judged, model.silent, limit)))
 
 
-def _spared(start: Voices, grid: Grid, worth: Callable[[Voices], Worth]) -> Voices:
+class _Contest:
+    """Voices against each other, on no more questions than it takes."""
+
+    def __init__(self, judged: Judged, speaking: Callable[[Voices], Model], limit: float) -> None:
+        """limit: items that may be scored for a list, on average."""
+        self._judged = judged
+        self._speaking = speaking
+        self._limit = limit
+        self._heard: dict[Voices, list[Gains]] = {}
+
+    def worth(self, voices: Voices, parts: int | None = None) -> NDArray[np.float64]:
+        """(questions,) of the first so many parts of the questions, or of all."""
+        asked = self._judged[:parts]
+        heard = self._heard.setdefault(voices, [])
+        if len(heard) < len(asked):
+            model = self._speaking(voices)
+            heard += [part(model) for part in asked[len(heard) :]]
+        heard = heard[: len(asked)]
+        scored = float(np.concatenate([gains.scored for gains in heard]).mean())
+        return np.concatenate([gains.each for gains in heard]) * min(1.0, self._limit / max(scored, 1.0))
+
+    def wins(self, one: Voices, other: Voices) -> bool:
+        """Whether one is so much better than the other that it is worth its while and hardly luck."""
+        for parts in range(1, len(self._judged) + 1):
+            before = self.worth(other, parts)
+            gain = self.worth(one, parts) - before
+            mean, error = float(gain.mean()), float(gain.std() / np.sqrt(len(gain)))
+            wanted = WORTH * float(before.mean())
+            if mean + DOUBT * error <= wanted:
+                return False
+        return mean > max(wanted, SURE * error)
+
+
+def _spared(start: Voices, grid: Grid, contest: _Contest) -> Voices:
     """The best voices that can be found, without those that add nothing: they would still cost their time."""
-    voices = _climbed(start, grid, worth)
+    voices = _climbed(start, grid, contest)
     for name in ("neighbours", "anchors"):
         quieter = _changed(voices, name, 0)
-        if worth(quieter).mean() >= worth(voices).mean() * (1 - WORTH):
+        if contest.worth(quieter).mean() >= contest.worth(voices).mean() * (1 - WORTH):
             voices = quieter
     return voices
 
 
-def _climbed(voices: Voices, grid: Grid, worth: Callable[[Voices], Worth]) -> Voices:
+def _climbed(voices: Voices, grid: Grid, contest: _Contest) -> Voices:
     """The best voices that can be reached by changing one after another, for SWEEPS rounds."""
-    tried = {voices: worth(voices)}
     for _ in range(SWEEPS):
         before = voices
         for name, values in grid.items():
             for value in values:
                 candidate = _changed(voices, name, value)
-                if candidate not in tried:
-                    tried[candidate] = worth(candidate)
-                if _better(tried[candidate], tried[voices]):
+                if candidate != voices and contest.wins(candidate, voices):
                     voices = candidate
         if voices == before:
             break

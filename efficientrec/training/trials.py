@@ -3,12 +3,13 @@ that a user likes, from the list made just before, as a stream asks it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from efficientrec import profile
 from efficientrec.evaluation import histories, judging, metrics
 from efficientrec.model import Model
 from efficientrec.training.data import TrainingData
@@ -23,13 +24,16 @@ class Gains:
 
     each: NDArray[np.float64]
     """(questions,) NDCG."""
-    scored: float
-    """Items scored for a list, on average."""
+    scored: NDArray[np.integer]
+    """(questions,) items scored for the list."""
 
 
-Judged = Callable[[Model], Gains]
+Judged = Sequence[Callable[[Model], Gains]]
+"""How a model answers held-out questions: part by part, drawn at random and longer each time, so that what is plainly
+worse is not asked them all."""
 Choosing = Callable[[Model], Judged]
 """Given a model, how any that differs from it only in its voices is judged."""
+FIRST_PART = 250
 ANSWERS_MIN = 50
 """Held-out questions below which two settings of the voices cannot be told apart: the defaults stay."""
 
@@ -48,6 +52,15 @@ class Trial:
     """Of a model (as `candidate`) and of popularity."""
 
 
+def in_parts(questions: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """The places of so many questions in parts, rising in each."""
+    order, begin, length = np.random.default_rng(seed).permutation(questions), 0, FIRST_PART
+    while begin < questions:
+        end = questions if questions - begin < 2 * length else begin + length
+        yield np.sort(order[begin:end])
+        begin, length = end, end
+
+
 def next_events(data: TrainingData, recipe: Recipe) -> Trial:
     """The latest interactions, each predicted from the list before it. One half of the users serves for choosing, the
     other for scoring."""
@@ -57,11 +70,16 @@ def next_events(data: TrainingData, recipe: Recipe) -> Trial:
     def choose(model: Model) -> Judged:
         rows = histories.before_each(model, data, choosing.event)
 
-        def judged(other: Model) -> Gains:
-            hits, scored = judging.hits_of_rows(other, rows, choosing)
-            return Gains(metrics.ndcg(hits, np.ones(len(choosing), np.int64), judging.LIST_SIZE), scored)
+        def part(chosen: NDArray[np.int64]) -> Callable[[Model], Gains]:
+            some, asked = profile.take(rows, chosen), judging.Examples(data, choosing.event[chosen])
 
-        return judged
+            def judged(other: Model) -> Gains:
+                hits, scored = judging.hits_of_rows(other, some, asked)
+                return Gains(metrics.ndcg(hits, np.ones(len(asked), np.int64), judging.LIST_SIZE), scored)
+
+            return judged
+
+        return [part(chosen) for chosen in in_parts(len(choosing), recipe.seed)]
 
     return Trial(
         data.before(cut),

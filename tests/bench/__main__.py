@@ -21,6 +21,7 @@ from tests.bench import (
     intents,
     latency,
     machine,
+    overhead,
     pieces,
     plots,
     recovery,
@@ -103,6 +104,18 @@ def _pieces(
 ) -> None:
     """What each piece of a refreshed list costs, in one process with a broker that answers at once."""
     _report(output, tables.pieces, lambda: pieces.measure(users, run_events, rounds, items, model))
+
+
+@app.command("metrics-overhead")
+def _overhead(
+    output: Output = None,
+    users: Annotated[int, typer.Option(help="With full rows, on disk.")] = 20_000,
+    run_events: Annotated[int, typer.Option(help="Events of a run, each of another user.")] = 2_000,
+    pairs: Annotated[int, typer.Option(help="Runs with and without, in turn.")] = 100,
+    items: Annotated[int, typer.Option(help="Of the model.")] = 4_000,
+) -> None:
+    """What it costs a worker to be watched: its loop with all its metrics beside one that counts nothing."""
+    _report(output, tables.overhead, lambda: overhead.measure(users, run_events, pairs, items))
 
 
 @app.command("soak")

@@ -111,9 +111,10 @@ def write_progress(store: RowStore, offset: int) -> None:
     store.write(0, [(PROGRESS_KEY, Progress(offset, 0).to_bytes())], offset)
 
 
-def loop_of(store: RowStore, model: Model) -> tuple[Loop, WorkerMetrics]:
-    """The loop over this store, with the model in service, and what it measures."""
-    metrics = Metrics(SETTINGS.policy.rules)
+def loop_of(store: RowStore, model: Model, metrics: WorkerMetrics | None = None) -> tuple[Loop, WorkerMetrics]:
+    """The loop over this store, with the model in service, and what it measures: by default the processor time of each
+    stage."""
+    metrics = metrics or Metrics(SETTINGS.policy.rules)
     slot = ModelSlot(SETTINGS.models_dir, SETTINGS.list_size, metrics)
     slot.current = model
     broker: Any = QuickBroker()

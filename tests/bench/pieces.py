@@ -50,7 +50,7 @@ def measure(users: int, run_events: int, rounds: int, items: int, address: str =
     folder = Path(mkdtemp())
     try:
         store = opened(folder)
-        row_bytes = _fill(store, model, users)
+        row_bytes = fill(store, model, users)
         return {
             "users": users,
             "run_events": run_events,
@@ -64,7 +64,7 @@ def measure(users: int, run_events: int, rounds: int, items: int, address: str =
         shutil.rmtree(folder)
 
 
-def _fill(store: RowStore, model: Model, users: int) -> float:
+def fill(store: RowStore, model: Model, users: int) -> float:
     """Writes the rows of users with a full ring; bytes per row."""
     total = 0
     for first in range(0, users, FILLED_AT_ONCE):

@@ -58,6 +58,17 @@ def pieces(figures: dict[str, Any]) -> Iterator[Table | str]:
     yield f"{figures['encoder']}: {figures['row_bytes']:,.0f} bytes a row, {figures['candidates_ranked']:,.0f} ranked"
 
 
+def overhead(figures: dict[str, Any]) -> Iterator[Table | str]:
+    table = Table("being watched costs", "of throughput")
+    low, high = figures["loop_quartiles"]
+    table.add_row("in the loop", f"{figures['loop']:.2%} ({low:.2%} – {high:.2%})")
+    table.add_row("beside it", f"{figures['beside_share']:.2%}")
+    table.add_row("in all", f"{figures['in_all']:.2%}")
+    yield table
+    spent = ", ".join(f"a {name} {1000 * seconds:.2f} ms" for name, seconds in figures["beside"].items())
+    yield f"CPU µs per list: {figures['watched']:.2f} with, {figures['unwatched']:.2f} without; {spent}"
+
+
 def intents(figures: dict[str, Any]) -> Iterator[Table | str]:
     names = ("encoder hr@5", "encoder ndcg@5", "encoder hr@20", "encoder ndcg@20", "intents hr@20", "intents ndcg@20")
     for part in ("validation", "test"):

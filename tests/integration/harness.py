@@ -36,9 +36,11 @@ from efficientrec.recompute import Event, recompute
 from streams import topics
 from streams.broker import free_port
 from streams.children import start_child, stop_child
+from streams.cloudevents import completed
 from streams.disk import OFFSET_KEY
 from streams.features import feature_texts
 from streams.offsets import true_ends
+from streams.outbox import Headers
 from streams.records import (
     RELEASE_KEY,
     SCHEMA_VERSION,
@@ -203,17 +205,17 @@ class World:
             if worker._process is not None:
                 stop_child(worker._process)
 
-    def produce(self, topic: str, records: Iterable[KeyValue]) -> list[tuple[int, int]]:
+    def produce(self, topic: str, records: Iterable[KeyValue], headers: Headers = ()) -> list[tuple[int, int]]:
         """Returns when the broker has them, with (partition, offset) of each; the key decides the partition as it does
-        for any Kafka client."""
-        return asyncio.run(self._produce(topic, list(records)))
+        for any Kafka client. headers: of each of them."""
+        return asyncio.run(self._produce(topic, list(records), headers))
 
-    async def _produce(self, topic: str, records: Sequence[KeyValue]) -> list[tuple[int, int]]:
+    async def _produce(self, topic: str, records: Sequence[KeyValue], headers: Headers = ()) -> list[tuple[int, int]]:
         places = []
         producer = AIOKafkaProducer(bootstrap_servers=self.address, linger_ms=5, acks="all")
         await producer.start()
         try:
-            sent = [await producer.send(topic, value, key=key) for key, value in records]
+            sent = [await producer.send(topic, value, key=key, headers=list(headers)) for key, value in records]
             for future in sent:
                 at = await future
                 place = TopicPartition(at.topic, at.partition)
@@ -222,6 +224,11 @@ class World:
         finally:
             await producer.stop()
         return places
+
+    def notice(self, topic: str) -> None:
+        """From now on what others have sent to the topic is waited for as well."""
+        for record in self.read(topic):
+            self._ends[TopicPartition(topic, record.partition)] = record.offset + 1
 
     def interact(self, *events: Interaction) -> None:
         self.produce(self.topics.interactions, [(event.user_id.encode(), encode(event)) for event in events])
@@ -274,13 +281,13 @@ class World:
     def wait_until_handled(self) -> None:
         self.wait_until(lambda: self.behind() == 0, "everything is committed")
 
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
         """Return when the condition holds; a worker that ends meanwhile, or the deadline, fails with its log."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 told = "\n".join(f"{name}:\n{worker.output()[-4000:]}" for name, worker in self._workers.items())
-                raise AssertionError(f"after {WAIT_SECONDS:g} s not true: {what}; left {self._told_backlog()}\n{told}")
+                raise AssertionError(f"after {seconds:g} s not true: {what}; left {self._told_backlog()}\n{told}")
             time.sleep(0.05)
 
     def _told_backlog(self) -> str:
@@ -350,7 +357,7 @@ class World:
         latest = (time.time_ns() // 1_000_000) + int(1000 * self.settings.future_tolerance_seconds)
         for record in self.read(self.topics.interactions):
             try:
-                event = decode_interaction(record.value, record.key, policy, latest)
+                event = decode_interaction(completed(record.value, record.headers), record.key, policy, latest)
             except InteractionInvalid:
                 continue
             if not event.user_id.startswith(whose):
