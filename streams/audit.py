@@ -26,6 +26,7 @@ from efficientrec.model import Model
 from efficientrec.profile import HEADER, LAYOUT
 from efficientrec.recompute import Event, recompute
 from streams.aside import origin_of
+from streams.cloudevents import completed
 from streams.connection import Connection
 from streams.features import feature_texts
 from streams.follower import Record
@@ -61,7 +62,7 @@ async def audit(settings: Settings, now_ms: int) -> Audit:
 
     async for record in everything(settings, topics.interactions, settings.partitions):
         try:
-            event = decode_interaction(record.value, record.key, policy, latest_ms)
+            event = decode_interaction(completed(record.value, record.headers), record.key, policy, latest_ms)
         except InteractionInvalid:
             continue
         origin = origin_of(record)

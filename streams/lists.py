@@ -38,6 +38,8 @@ class Cause(NamedTuple):
     trigger: Trigger
     arrived_ms: int
     """When the broker got it."""
+    trace: bytes | None = None
+    """The W3C trace context that it came in."""
 
 
 def personal_lists(

@@ -19,6 +19,18 @@ Headers = Sequence[tuple[str, bytes]]
 KeyValue = tuple[bytes, bytes | None]
 
 
+class WithHeaders(bytes):
+    """A record's value that has headers beside it. Few have, and all else that handles values need not know."""
+
+    headers: Headers
+
+    @classmethod
+    def of(cls, value: bytes, headers: Headers) -> WithHeaders:
+        made = cls(value)
+        made.headers = headers
+        return made
+
+
 class Pending:
     """Records handed over and not yet acknowledged."""
 

@@ -20,10 +20,11 @@ from efficientrec.profile import Rows
 from efficientrec.recommend import Recommendations, recommend
 from streams.aside import Aside, DeadLetter, origin_of
 from streams.catalogue import Catalogue
+from streams.cloudevents import TRACEPARENT, completed, list_headers, trace_of
 from streams.follower import Record
 from streams.lists import Cause, personal_lists, popular_lists
 from streams.metrics import OUTCOMES, WorkerMetrics
-from streams.outbox import KeyValue
+from streams.outbox import Headers, KeyValue, WithHeaders
 from streams.progress import PROGRESS_KEY, Progress
 from streams.quality import Quality
 from streams.records import Decoded, Trigger, decode_interactions, rfc3339, rfc3339_column
@@ -168,16 +169,16 @@ class Refresh:
         return rows, progress
 
     def _decode(self, records: Sequence[Record]) -> Decoded:
-        forwarded = any(record.headers for record in records)
+        headed = any(record.headers for record in records)
         return decode_interactions(
-            [record.value for record in records],
+            [completed(record.value, record.headers) if headed else record.value for record in records],
             [record.key for record in records],
             [record.offset for record in records],
             [record.timestamp for record in records],
             self._clock(),
             self._settings.policy,
             int(1000 * self._settings.future_tolerance_seconds),
-            [origin_of(record) for record in records] if forwarded else None,
+            [origin_of(record) for record in records] if headed else None,
         )
 
     def _due(self, records: Sequence[Record], decoded: Decoded, rows: Rows) -> tuple[NDArray[np.intp], list[Cause]]:
@@ -195,19 +196,21 @@ class Refresh:
         for user, event, time_of in zip(due.tolist(), last[due].tolist(), times, strict=True):
             record = records[decoded.index[event]]
             trigger = Trigger(record.topic, record.partition, record.offset, decoded.event_ids[event], time_of)
-            causes.append(Cause(events.users[user], trigger, record.timestamp))
+            trace = trace_of(record.headers) if record.headers else None
+            causes.append(Cause(events.users[user], trigger, record.timestamp, trace))
         return due, causes
 
-    def _personal(self, model: Model, rows: Rows, causes: list[Cause]) -> tuple[Recommendations, list[bytes]]:
+    def _personal(self, model: Model, rows: Rows, causes: list[Cause]) -> tuple[Recommendations, Sequence[bytes]]:
         now = self._clock()
         with self._metrics.timed("recommend"):
             found = recommend(model, rows, self._settings.list_size, self._catalogue.blocked(model, now))
         with self._metrics.timed("encode"):
-            return found, personal_lists(model, found, causes, rfc3339(now), "event", self._settings.list_format)
+            bodies = personal_lists(model, found, causes, rfc3339(now), "event", self._settings.list_format)
+            return found, self._with_headers(bodies, causes, model.version, now)
 
     def _popular(
         self, popularity: Popularity, rows: Rows, causes: list[Cause]
-    ) -> tuple[list[list[tuple[str, float]]], list[bytes]]:
+    ) -> tuple[list[list[tuple[str, float]]], Sequence[bytes]]:
         """Before the first model: what is popular and new to the user."""
         now = self._clock()
         with self._metrics.timed("recommend"):
@@ -215,7 +218,23 @@ class Refresh:
                 rows, self._settings.list_size, lambda item: self._catalogue.is_blocked(item, now)
             )
         with self._metrics.timed("encode"):
-            return found, popular_lists(found, causes, rfc3339(now), "event", self._settings.list_format)
+            bodies = popular_lists(found, causes, rfc3339(now), "event", self._settings.list_format)
+            return found, self._with_headers(bodies, causes, None, now)
+
+    def _with_headers(self, bodies: list[bytes], causes: list[Cause], version: str | None, now: int) -> Sequence[bytes]:
+        """The lists with what is to stand beside them; mostly that is nothing."""
+        settings = self._settings
+        if settings.cloudevents == "off":
+            if not any(cause.trace for cause in causes):
+                return bodies
+            own: list[Headers] = [[] for _ in causes]
+        else:
+            source, at = settings.installation, rfc3339(now)
+            own = [list_headers(cause, version, at, source, settings.list_format) for cause in causes]
+        return [
+            WithHeaders.of(body, [*headers, *(((TRACEPARENT, cause.trace),) if cause.trace else ())])
+            for body, headers, cause in zip(bodies, own, causes, strict=True)
+        ]
 
     def _popularity(self, partition: int, decoded: Decoded, folded: profile.Folded) -> Popularity:
         (stored,) = self._store.read(partition, [POPULARITY_KEY])

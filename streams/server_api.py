@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
-from streams.aside import Post
+from streams.cloudevents import TRACEPARENT, trace_of
 from streams.outbox import Headers, KeyValue
 from streams.server_events import JSON, NDJSON, BodyUnreadable, EventsInvalid, TooMany, records_in
 from streams.server_metrics import ServerMetrics
@@ -26,6 +25,9 @@ from streams.server_openapi import document
 from streams.server_store import ListStore
 from streams.settings import Settings
 from streams.topics import Topics
+
+if TYPE_CHECKING:
+    from streams.aside import Post
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,6 @@ LINGER_SECONDS: Final = 1.0
 """How long the rest of a body is still read after its answer, so that the answer is."""
 STOP_SECONDS: Final = SEND_SECONDS + 1.0
 """How long requests under way may take to their end when the server stops."""
-TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -206,5 +207,6 @@ def _json(body: bytes, headers: Mapping[str, str] | None = None, status: int = 2
 
 def _trace_of(request: web.Request) -> Headers:
     """The W3C trace context that the events came in, for their records; what is none is left out."""
-    given = request.headers.get("traceparent", "")
-    return [("traceparent", given.encode())] if TRACEPARENT.fullmatch(given) else []
+    given = request.headers.get(TRACEPARENT, "").encode(errors="replace")
+    trace = trace_of([(TRACEPARENT, given)])
+    return [] if trace is None else [(TRACEPARENT, trace)]

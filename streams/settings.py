@@ -132,6 +132,10 @@ class Settings:
     """How lists are written: as JSON, or as MessagePack with the same fields and numbers, which takes fewer bytes and
     less time. It holds list by list, so a topic may hold both; docs/events.md says how readers tell them apart."""
 
+    cloudevents: str = _text("off", pattern="on|off", expected="on or off")
+    """Whether lists bear the headers of a CloudEvent (binary mode), which takes about 300 bytes a list. Of interactions
+    they are always read."""
+
     run_events_max: int = _number(2000, least=1, most=100_000)
     """Most records of one partition that are handled as one run. More gives throughput, fewer keeps the event loop
     free for heartbeats: the lists of 2,000 users take about a tenth of a second."""

@@ -37,6 +37,7 @@ from efficientrec import artifact
 from efficientrec.errors import RecordInvalid, ReleaseUntrusted, SettingInvalid
 from streams import rights
 from streams.aside import origin_of
+from streams.cloudevents import completed
 from streams.connection import NO_RIGHTS, Connection
 from streams.erasures import Erasures, reach
 from streams.exposition import exposed
@@ -234,7 +235,7 @@ class Trainer:
     def _take(self, partition: int, records: list[Record], interactions: InteractionLog) -> None:
         now = self._clock()
         came = [record for record in records if origin_of(record) is None]  # what was forwarded is here already
-        values = [record.value for record in came]
+        values = [completed(record.value, record.headers) if record.headers else record.value for record in came]
         decoded = decode_interactions(
             values,
             [record.key for record in came],

@@ -30,7 +30,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
 from streams.connection import Connection
-from streams.outbox import KeyValue
+from streams.outbox import KeyValue, WithHeaders
 
 _MAGIC = 2
 _BATCH_BYTES_MAX = 1 << 30  # the builder's own limit: the writer has cut the batches already
@@ -190,7 +190,7 @@ def record_batch(producer: ProducerId, sequence: int, records: Sequence[KeyValue
         batch_size=_BATCH_BYTES_MAX,
     )
     for place, (key, value) in enumerate(records):
-        builder.append(place, timestamp_ms, key, value, [])
+        builder.append(place, timestamp_ms, key, value, value.headers if type(value) is WithHeaders else [])
     return bytes(builder.build())
 
 

@@ -27,7 +27,7 @@ from typing import TypeVar
 from aiokafka.errors import KafkaError, KafkaTimeoutError, ProducerFenced
 
 from efficientrec.errors import BrokerUnavailable
-from streams.outbox import BATCH_BYTES, KeyValue
+from streams.outbox import BATCH_BYTES, KeyValue, WithHeaders
 from streams.wire import UNFENCED, ProducerId, Wire
 
 log = logging.getLogger(__name__)
@@ -242,6 +242,8 @@ def _batches(records: Sequence[KeyValue]) -> Iterator[list[KeyValue]]:
     size = 0
     for key, value in records:
         more = len(key) + len(value or b"") + _RECORD_OVERHEAD
+        if type(value) is WithHeaders:
+            more += sum(len(name) + len(text) + _RECORD_OVERHEAD for name, text in value.headers)
         if batch and size + more > BATCH_BYTES:
             yield batch
             batch, size = [], 0

@@ -36,9 +36,11 @@ from efficientrec.recompute import Event, recompute
 from streams import topics
 from streams.broker import free_port
 from streams.children import start_child, stop_child
+from streams.cloudevents import completed
 from streams.disk import OFFSET_KEY
 from streams.features import feature_texts
 from streams.offsets import true_ends
+from streams.outbox import Headers
 from streams.records import (
     RELEASE_KEY,
     SCHEMA_VERSION,
@@ -203,17 +205,17 @@ class World:
             if worker._process is not None:
                 stop_child(worker._process)
 
-    def produce(self, topic: str, records: Iterable[KeyValue]) -> list[tuple[int, int]]:
+    def produce(self, topic: str, records: Iterable[KeyValue], headers: Headers = ()) -> list[tuple[int, int]]:
         """Returns when the broker has them, with (partition, offset) of each; the key decides the partition as it does
-        for any Kafka client."""
-        return asyncio.run(self._produce(topic, list(records)))
+        for any Kafka client. headers: of each of them."""
+        return asyncio.run(self._produce(topic, list(records), headers))
 
-    async def _produce(self, topic: str, records: Sequence[KeyValue]) -> list[tuple[int, int]]:
+    async def _produce(self, topic: str, records: Sequence[KeyValue], headers: Headers = ()) -> list[tuple[int, int]]:
         places = []
         producer = AIOKafkaProducer(bootstrap_servers=self.address, linger_ms=5, acks="all")
         await producer.start()
         try:
-            sent = [await producer.send(topic, value, key=key) for key, value in records]
+            sent = [await producer.send(topic, value, key=key, headers=list(headers)) for key, value in records]
             for future in sent:
                 at = await future
                 place = TopicPartition(at.topic, at.partition)
@@ -355,7 +357,7 @@ class World:
         latest = (time.time_ns() // 1_000_000) + int(1000 * self.settings.future_tolerance_seconds)
         for record in self.read(self.topics.interactions):
             try:
-                event = decode_interaction(record.value, record.key, policy, latest)
+                event = decode_interaction(completed(record.value, record.headers), record.key, policy, latest)
             except InteractionInvalid:
                 continue
             if not event.user_id.startswith(whose):
