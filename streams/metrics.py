@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
 from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -85,7 +87,8 @@ class WorkerMetrics:
         )
         self.changelog_send_failures = Counter(
             "efficientrec_changelog_send_failures",
-            "Those of them that were to append changelog rows: until one succeeds, their run is neither safe nor out.",
+            "Attempts to append changelog rows that failed, and are made again: until one succeeds their run is neither "
+            "safe nor out. They count among efficientrec_send_failures_total, too.",
             registry=registry,
         )
         self.abandoned = Counter(
@@ -195,7 +198,8 @@ class WorkerMetrics:
         )
         self.hits = Counter(
             "efficientrec_online_hits",
-            "Those that were found there, and those that the most popular items new to the user would have held.",
+            "Judged events whose item was among the first 10 of the user's list, or of the most popular ones that were "
+            "new to him.",
             ["by"],
             registry=registry,
         )
@@ -322,3 +326,48 @@ def show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
         for sample in family.samples:
             if tuple(sample.labels.values()) not in values:
                 gauge.remove(*sample.labels.values())
+
+
+def table() -> str:
+    """All metrics of all processes as Markdown, one table for each process."""
+    from streams.gathering import Processes
+    from streams.health import Pulse
+    from streams.secret import Secret
+    from streams.server_metrics import ServerMetrics
+    from streams.trainer_metrics import TrainerMetrics
+
+    lines = []
+    for title, held in (
+        ("Worker", vars(WorkerMetrics(())).values()),
+        ("Worker, several processes", Processes((), Pulse(1), Secret()).collect()),
+        ("Trainer", vars(TrainerMetrics(CollectorRegistry(), "", 0)).values()),
+        ("Server", vars(ServerMetrics((), ())).values()),
+    ):
+        lines += [f"## {title}", "", "| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |"
+            for name, kind, labels, meaning in sorted(_described(held))
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _described(held: Iterable[object]) -> Iterator[tuple[str, str, Sequence[str], str]]:
+    """(name, type, labels, help) of the metrics among these."""
+    for metric in held:
+        families: Iterable[Metric] = ()
+        if isinstance(metric, MetricWrapperBase):
+            families = metric.describe()
+        elif isinstance(metric, ManyAtOnce):
+            families = metric.collect()
+        elif isinstance(metric, Metric):
+            families = (metric,)
+        for family in families:
+            ending = "_total" if family.type == "counter" else ""
+            yield family.name + ending, family.type, getattr(metric, "_labelnames", ()), family.documentation
+
+
+if __name__ == "__main__":
+    from streams import metrics  # as which it is known to the others
+
+    print(metrics.table(), end="")

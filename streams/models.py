@@ -22,7 +22,7 @@ from rich.text import Text
 
 from efficientrec import artifact
 from efficientrec.errors import ArtifactMismatch, BrokerUnavailable, ModelUnknown
-from streams import rights
+from streams import releases, rights
 from streams.connection import Connection
 from streams.outbox import Outbox
 from streams.records import RELEASE_KEY, Release, decode_release
@@ -96,7 +96,8 @@ async def rollback(settings: Settings, version: str | None) -> Release:
     """Announces a version again: the one named, or else the one that served when the present one was trained.
 
     It is read whole and probed first, as a worker does. Workers install it within seconds, and the trainer compares its
-    next model with it. Raises ModelUnknown, ArtifactError, and as `shelf` does.
+    next model with it. Raises ModelUnknown, ArtifactError, ReleaseUntrusted, and as
+    `shelf` does.
     """
     present = await shelf(settings, "models rollback")
     release = present.release
@@ -104,6 +105,7 @@ async def rollback(settings: Settings, version: str | None) -> Release:
     if release is not None and chosen.version == release.version and chosen.sha256 == release.sha256:
         raise ModelUnknown(f"{chosen.version} is in service already; expected another one")
     await asyncio.to_thread(_check, chosen, settings)
+    await asyncio.to_thread(releases.check, settings, chosen.version, chosen.address, chosen.sha256)
     connection = Connection(settings)
     outbox = Outbox(connection, settings.request_timeout_seconds)
     try:

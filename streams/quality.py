@@ -4,7 +4,7 @@
    that he liked something he had not met is looked up there before the list that answers it is made: predict first,
    learn after. The same question is put to what was most popular when the model was trained, without what he has met.
    An event that the list's model was trained on is not judged: that happens where a worker is behind.
-2. *Coverage.* For each item of the model the moment at which it last stood in a list.
+2. *Coverage.* For each item of the model the moment at which it was last found to have stood in a list.
 3. *Entropy.* The memberships of each cluster in the lists, of which half is forgotten every few minutes.
 
 What is kept takes 3 MB, however many users there are: two users whose hashes share a place push each other out. It is
@@ -82,6 +82,7 @@ class Quality:
         self._known_up_to = np.zeros(PLACES, np.int64)
         self._model: Model | None = None
         self._ranks: Ranks | None = None
+        self._is_listed = np.zeros(1, np.bool_)
         self._listed_ms = np.zeros(1, np.int64)
         self._use = np.zeros(0, np.float64)
         self._faded_ms = clock()
@@ -110,7 +111,9 @@ class Quality:
         if not len(event):
             return
         item, user = events.item[event], events.user[event]
-        seen, is_filled = before.seen[user], np.arange(before.seen.shape[1]) < before.seen_count[user][:, None]
+        filled = before.seen_count[user]
+        width = min(int(filled.max()), before.seen.shape[1])
+        seen, is_filled = before.seen[:, :width][user], np.arange(width) < filled[:, None]
         is_new = ~((seen == (item & np.uint64(FINGERPRINTS - 1)).astype(np.uint16)[:, None]) & is_filled).any(axis=1)
         is_hit = (self._items[place] == _short(item)[:, None]).any(axis=1) & is_new
         if model is None:  # what is popular is what they were given
@@ -126,9 +129,8 @@ class Quality:
 
     def gave(self, sample: Sample, due: NDArray[np.intp], model: Model, found: Recommendations) -> None:
         """Lists of these users (due,) were made."""
-        now = self._clock()
         self._ranks_of(model)
-        self._listed_ms[found.items] = now  # -1, which fills a list, has the last place
+        self._is_listed[found.items] = True  # -1, which fills a list, has the last place
         self._use += np.bincount(found.clusters.ravel(), found.memberships.ravel(), len(self._use))
         of_due = np.flatnonzero(sample.number[due] >= 0)
         places = found.items[of_due, :TOP]
@@ -158,6 +160,8 @@ class Quality:
         now = self._clock()
         if self._model is None:
             return
+        self._listed_ms[self._is_listed] = now
+        self._is_listed[:] = False
         covered = self._listed_ms[:-1] > now - 1000 * COVERED_SECONDS
         self._metrics.coverage.set(float(covered.mean()))
         self._use *= 2.0 ** (-max(0, now - self._faded_ms) / (1000 * HALF_LIFE_SECONDS))
@@ -177,6 +181,7 @@ class Quality:
         """Made anew, with all that is counted by its items and clusters, when a model takes another's place."""
         if self._ranks is None or self._model is not model:
             self._model, self._ranks = model, _ranks(model)
+            self._is_listed = np.zeros(len(model.items) + 1, np.bool_)
             self._listed_ms = np.zeros(len(model.items) + 1, np.int64)
             self._use = np.zeros(len(model.clusters), np.float64)
         return self._ranks

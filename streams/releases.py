@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import posixpath
+from contextlib import suppress
+
+import fsspec
+
+from efficientrec.errors import RecordInvalid, ReleaseUntrusted
 from streams.aside import Post
-from streams.records import RELEASE_KEY, SCHEMA_VERSION, Release, encode, rfc3339
+from streams.records import RELEASE_KEY, SCHEMA_VERSION, Release, decode_release, encode, rfc3339
 from streams.settings import Settings
 from streams.signing import signer
 from streams.topics import Topics
+
+log = logging.getLogger(__name__)
+
+RECORD = "release.json"
+"""The signed release, in the folder of its artifact: who puts the model back into service vouches for no other."""
 
 
 async def announce(
@@ -28,6 +41,37 @@ async def announce(
     own = signer(settings)
     if own is not None:
         release = own.signed(release)
+        try:
+            await asyncio.to_thread(_leave, release)
+        except Exception as error:  # a store's own client raises errors of its own kind
+            log.warning("%s cannot be put back into service later, with this key: %r", version, error)
     sent = await post.send_one(Topics.of(settings).releases, RELEASE_KEY, encode(release), [])
     await sent.acknowledged()
     return release
+
+
+def check(settings: Settings, version: str, address: str, sha256: str) -> None:
+    """Returns if the artifact was released with the key of the settings, as it is, or if there is none. Raises
+    ReleaseUntrusted."""
+    own = signer(settings)
+    if own is None:
+        return
+    found = None
+    # A store's own client raises errors of its own kind.
+    with suppress(Exception), fsspec.open(posixpath.join(address, RECORD), "rb") as file:
+        found = file.read()
+    try:
+        release = decode_release(found or b"")
+        own.trust.check(release)
+    except (RecordInvalid, ReleaseUntrusted):
+        release = None
+    if release is None or (release.version, release.sha256) != (version, sha256):
+        raise ReleaseUntrusted(
+            f"{address} was not released with this key, as it is now; expected a {RECORD} of the trainer that has it: "
+            "who signs what merely lies there vouches for whoever can write there"
+        )
+
+
+def _leave(release: Release) -> None:
+    with fsspec.open(posixpath.join(release.address, RECORD), "wb") as file:
+        file.write(encode(release))

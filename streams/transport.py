@@ -261,7 +261,13 @@ class Consumer(driver.Consumer):
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
         """Faust takes offsets for committed whether the broker took them or not; what it did not is due again."""
         before = {tp: self._committed_offset[tp] for tp in offsets}
-        did_commit: bool = await super()._commit_offsets(offsets, start_new_transaction)
+        try:
+            did_commit: bool = await super()._commit_offsets(offsets, start_new_transaction)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            did_commit = False  # not we were cancelled: the consumer's thread has come to its end, after a crash
         if not did_commit:
             self._committed_offset.update(before)
             log.warning("offsets of %d partitions were not committed, and are due again", len(before))

@@ -139,3 +139,21 @@ def test_a_fetcher_gives_batches_of_the_changelog_and_records_of_everything_else
     assert told(one) == (10, 14, {b"a": b"2", b"b": None})
     assert [each.offset for each in fetcher._records[SOURCE].getall()] == [10, 11, 12, 13, 14]
     assert fetcher._records[TopicPartition("changelog", 4)] is error
+
+
+def test_a_fetch_that_is_cancelled_in_its_pause_ends_like_one_that_is_cancelled_on_its_way() -> None:
+    class Failing(Fetcher):
+        async def _proc_fetch_request(self, assignment: Any, node: int, request: Any) -> bool:
+            await asyncio.sleep(60)  # as aiokafka pauses after a failed fetch
+            return True
+
+    async def close() -> bool:
+        """As aiokafka closes its fetcher."""
+        fetcher = Failing([])
+        keep_batches(fetcher, LOG.topic)
+        task = asyncio.create_task(fetcher._proc_fetch_request(None, 1, None))
+        await asyncio.sleep(0)
+        task.cancel()
+        return await task
+
+    assert asyncio.run(close()) is False

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import TopicAuthorizationFailedError
+from aiokafka.protocol.admin import SaslAuthenticateRequest
 
+from streams import connection
 from streams.broker import EmbeddedBroker, free_port
-from streams.logs import OURS_MAX, JsonLines, Seldom
+from streams.logs import OURS_MAX, REFUSALS, JsonLines, Seldom, without_trace
 from streams.records import Interaction, User, encode
 from streams.secret import Secret
 from streams.settings import Settings
@@ -71,6 +74,26 @@ def test_another_thing_and_another_speaker_are_not_kept_back() -> None:
             ("streams.writer", "a"),
         )
     )
+
+
+def test_what_a_broker_does_not_allow_is_told_without_a_trace_and_a_bug_with_one() -> None:
+    for error, has_trace in ((TopicAuthorizationFailedError("lists"), False), (ValueError("bug"), True)):
+        told = record("streams.app", "crashed: %r", error)
+        told.exc_info = (type(error), error, None)
+
+        assert without_trace(told)
+        assert (told.exc_info is not None) is has_trace
+    assert {each.__name__ for each in connection.NO_RIGHTS} == set(REFUSALS)
+
+
+def test_the_clients_request_with_the_password_is_told_without_it(caplog: pytest.LogCaptureFixture) -> None:
+    request = SaslAuthenticateRequest(b"\0worker\0swordfish").prepare({36: (0, 0)})
+    assert "swordfish" in str(request)
+
+    with caplog.at_level(logging.DEBUG, "aiokafka.conn"):
+        logging.getLogger("aiokafka.conn").debug("Request to %s:%d %d: %s", "host", 9092, 1, request)
+
+    assert caplog.messages == ["Request to host:9092 1: <SaslAuthenticateRequest_v0>"]
 
 
 @pytest.fixture

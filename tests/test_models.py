@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from efficientrec import artifact
-from efficientrec.errors import ArtifactCorrupt, ModelUnknown, TopicMismatch
+from efficientrec.errors import ArtifactCorrupt, ModelUnknown, ReleaseUntrusted, TopicMismatch
 from streams import topics
 from streams.broker import EmbeddedBroker
 from streams.connection import Connection
@@ -20,9 +21,10 @@ from streams.learning import Outcome
 from streams.models import render, rollback, shelf, stored
 from streams.outbox import Outbox
 from streams.records import Release
-from streams.releases import announce
+from streams.releases import RECORD, announce
 from streams.replay import replay
 from streams.settings import Settings
+from streams.signing import make_keys, trust
 from tests.integration.harness import World
 from tests.test_trainer import Refuser, Stage, cancelled, toy_dataset, until
 from tests.toy import START, toy_model
@@ -192,3 +194,28 @@ def test_workers_install_the_model_that_was_put_back(embedded_broker: EmbeddedBr
         assert not serves("second")
     finally:
         world.close()
+
+
+def test_with_a_key_only_what_was_released_with_it_is_put_back(settings: Settings, tmp_path: Path) -> None:
+    signing, trusted = make_keys(tmp_path / "keys")
+    signed = replace(settings, models_signing_key_file=signing, models_trusted_key_file=trusted)
+    digests = {each.version: each.sha256 for each in stored(settings)}
+    asyncio.run(release(signed, SECOND, digests[SECOND], FIRST))
+    asyncio.run(release(signed, THIRD, digests[THIRD], SECOND))
+
+    with pytest.raises(ReleaseUntrusted, match=f"{FIRST} was not released with this key"):
+        asyncio.run(rollback(signed, FIRST))
+    again = asyncio.run(rollback(signed, SECOND))
+
+    workers = trust(signed)
+    assert workers is not None
+    workers.check(again)
+    assert again.version == SECOND
+
+    shutil.rmtree(tmp_path / SECOND)  # somebody who can write there puts another model under the name
+    record = tmp_path / THIRD / RECORD
+    shelve(settings, SECOND, "2024-05-02T12:00:00.000Z", None)
+    shutil.copy(record, tmp_path / SECOND / RECORD)
+    asyncio.run(release(signed, THIRD, digests[THIRD], SECOND))
+    with pytest.raises(ReleaseUntrusted, match=f"{SECOND} was not released with this key"):
+        asyncio.run(rollback(signed, SECOND))

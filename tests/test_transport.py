@@ -45,7 +45,7 @@ class Fed(Consumer):
         self.sought: list[tuple[TP, int]] = []
         self.commits_known: dict[TP, int] = {}
         self.commits: list[Mapping[TP, int]] = []
-        self.takes_commits = True
+        self.takes_commits: bool | BaseException | asyncio.Future[bool] = True
         self.bounds = (0, 0)
         self.positions: dict[TP, int] = {}
         self._set_active_tps({ZERO, ONE, LOG})
@@ -65,7 +65,9 @@ class Fed(Consumer):
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         self.commits.append(dict(offsets))
-        return self.takes_commits
+        if isinstance(self.takes_commits, BaseException):
+            raise self.takes_commits
+        return self.takes_commits if isinstance(self.takes_commits, bool) else await self.takes_commits
 
     def assignment(self) -> set[TP]:
         return {ZERO, ONE}
@@ -158,6 +160,37 @@ def test_what_the_broker_did_not_take_is_committed_again() -> None:
         assert await consumer.commit()
         assert consumer.commits == [{ZERO: 4}, {ZERO: 4}]
         assert not await consumer.commit()
+
+    asyncio.run(play())
+
+
+def test_a_commit_that_ends_with_the_consumers_thread_cancels_nobody_else() -> None:
+    async def play() -> None:
+        consumer = Fed()
+        done(*await consumer.delivered(p0=range(4)))
+        consumer.takes_commits = asyncio.CancelledError()
+
+        assert not await consumer.commit()
+
+        consumer.takes_commits = True
+        assert await consumer.commit()
+
+    asyncio.run(play())
+
+
+def test_who_is_cancelled_amid_a_commit_stays_cancelled() -> None:
+    async def play() -> None:
+        consumer = Fed()
+        done(*await consumer.delivered(p0=range(4)))
+        consumer.takes_commits = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(consumer.commit())
+        while not consumer.commits:  # noqa: ASYNC110  # one turn of the loop at a time, until the commit is under way
+            await asyncio.sleep(0)
+
+        task.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     asyncio.run(play())
 

@@ -225,6 +225,11 @@ class World:
             await producer.stop()
         return places
 
+    def notice(self, topic: str) -> None:
+        """From now on what others have sent to the topic is waited for as well."""
+        for record in self.read(topic):
+            self._ends[TopicPartition(topic, record.partition)] = record.offset + 1
+
     def interact(self, *events: Interaction) -> None:
         self.produce(self.topics.interactions, [(event.user_id.encode(), encode(event)) for event in events])
 
@@ -276,13 +281,13 @@ class World:
     def wait_until_handled(self) -> None:
         self.wait_until(lambda: self.behind() == 0, "everything is committed")
 
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
         """Return when the condition holds; a worker that ends meanwhile, or the deadline, fails with its log."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 told = "\n".join(f"{name}:\n{worker.output()[-4000:]}" for name, worker in self._workers.items())
-                raise AssertionError(f"after {WAIT_SECONDS:g} s not true: {what}; left {self._told_backlog()}\n{told}")
+                raise AssertionError(f"after {seconds:g} s not true: {what}; left {self._told_backlog()}\n{told}")
             time.sleep(0.05)
 
     def _told_backlog(self) -> str:
