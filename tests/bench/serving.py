@@ -1,4 +1,4 @@
-"""How many requests a core answers: lists that are there, lists that the client has already, events one by one and many.
+"""How many requests a core answers: lists, lists that the client has already, events one by one and many at once.
 
 One server process on a broker that has a list of each user; one client process with a few connections, which it keeps.
 What counts is the server's own processor time, since the client takes more of it than the server.
