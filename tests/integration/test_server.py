@@ -54,6 +54,11 @@ class Server:
         self._process = start_child(command, log=self.log, environ=environment(self.settings))
         return self
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self._process is not None
         self._process.send_signal(number)
