@@ -71,23 +71,26 @@ class Watchdog:
         self._stalled_seconds = stalled_seconds
         self._clock = clock
         self._progress: Hashable = None
-        self._seen_at = self._since = clock()
+        self._seen_at = self._moved_at = self._excused_at = clock()
         self._waiting = ""
 
     def saw(self, waiting: str, progress: Hashable, *, is_excused: bool) -> None:
         """A look at the work. waiting: what there is to do, empty for nothing. progress: differs whenever anything
-        was done. is_excused: nothing can be done, because the broker is away."""
+        was done. is_excused: nothing can be done, because the broker does not answer."""
         now = self._clock()
         moved = progress != self._progress
-        if not waiting or moved or is_excused or now - self._seen_at > PAUSE_SECONDS:
-            self._since = now
+        if not waiting or moved or now - self._seen_at > PAUSE_SECONDS:
+            self._moved_at = now
+        if is_excused:
+            self._excused_at = now
         self._progress, self._waiting, self._seen_at = progress, waiting, now
 
     def stands(self, seconds: float) -> bool:
-        """Whether there is work, and none of it has moved for so long."""
-        return self._seen_at - self._since >= seconds
+        """Whether there is work, and none of it has moved for so long, excused or not."""
+        return self._seen_at - self._moved_at >= seconds
 
     def not_alive(self) -> str:
-        if not self.stands(self._stalled_seconds):
+        stood = self._seen_at - max(self._moved_at, self._excused_at)
+        if stood < self._stalled_seconds:
             return ""
-        return f"{self._waiting}, and nothing has moved for {self._seen_at - self._since:.0f} s"
+        return f"{self._waiting}, and nothing has moved for {stood:.0f} s"

@@ -87,8 +87,8 @@ class WorkerMetrics:
         )
         self.changelog_send_failures = Counter(
             "efficientrec_changelog_send_failures",
-            "Attempts to append changelog rows that failed, and are made again: until one succeeds their run is neither "
-            "safe nor out. They count among efficientrec_send_failures_total, too.",
+            "Attempts to append changelog rows that failed, and are made again: until one succeeds, no run is safe. "
+            "They count among efficientrec_send_failures_total, too.",
             registry=registry,
         )
         self.abandoned = Counter(

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
+from efficientrec.errors import BrokerUnavailable
 from streams.health import Pulse, Watchdog
 from streams.lag import Lag, Look
 from streams.metrics import show, show_disks
@@ -57,8 +58,10 @@ class Observer:
         self._answers: dict[TP, Look] = {}
         """What the broker said of the sources when it was asked last, in this generation of the group."""
         self._answered_in = -1
-        self._broker_is_away = False
+        self._broker_answers = False
+        """Whether it did when it was asked last, since there was reason to ask."""
         self._missing = "the worker is starting"
+        self._idles = False
 
     def not_alive(self) -> str:
         return self.pulse.not_alive() or self._watchdog.not_alive()
@@ -94,7 +97,8 @@ class Observer:
             self._services.failures,  # who tries waits for the broker
         )
         work = idle or (f"{waiting} records wait" if waiting else "")
-        self._watchdog.saw(work, progress, is_excused=self._broker_is_away)
+        self._idles = bool(idle)
+        self._watchdog.saw(work, progress, is_excused=self._has_to_ask() and not self._broker_answers)
 
     async def keep_asking(self) -> None:
         """Asks now and then, until it is cancelled."""
@@ -104,24 +108,22 @@ class Observer:
 
     async def ask(self) -> None:
         """What only the broker knows while records do not flow: how far behind the sources are, and whether it is there
-        at all."""
-        is_serving = self.phases.phase == "serving"
-        if is_serving and self._app.is_alive() and not self._watchdog.stands(ASK_SECONDS):
-            self._broker_is_away = False
-            return
-        if self.phases.phase == "starting":
+        at all. Until it has said so, nobody is to blame. Raises BrokerRefused when it does not let us in any more:
+        clients would try on for ever."""
+        if not self._has_to_ask():
+            self._broker_answers = False
             return
         generation = self._app.consumer_generation_id
         sources = [TopicPartition(*tp) for tp in self._app.consumer.assignment() if tp.topic in self._app.sources]
         places = sources or [TopicPartition(self._app.sources[0], 0)]
         try:
+            await self._app.connection.reach(0)
             found = await looks(self._app.connection, self._settings.group, places, ANSWER_SECONDS)
-        except (KafkaError, OSError) as error:
-            if not self._broker_is_away:
-                log.warning("the broker does not say how far the group has got: %r", error)
-            self._broker_is_away = True
+        except (KafkaError, OSError, BrokerUnavailable) as error:
+            log.warning("the broker does not say how far the group has got: %r", error)
+            self._broker_answers = False
             return
-        self._broker_is_away = False
+        self._broker_answers = True
         self._answers, self._answered_in = {TP(*place): look for place, look in found.items()}, generation
 
     async def measure(self) -> None:
@@ -136,6 +138,10 @@ class Observer:
         metrics.memtable_bytes.set(sum(store.figures("cur-size-all-mem-tables").values()))
         metrics.pending_compaction_bytes.set(sum(store.figures("estimate-pending-compaction-bytes").values()))
         self._quality.show()
+
+    def _has_to_ask(self) -> bool:
+        """Whether the worker does nothing, or does not get on."""
+        return self._idles or self._watchdog.stands(ASK_SECONDS)
 
     def _seen(self, tp: TP) -> Look:
         """A source's partition: what this worker has in hand and, where it has nothing, what the broker said."""

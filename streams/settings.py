@@ -319,6 +319,11 @@ class Settings:
             raise SettingInvalid(
                 f"{alone} is set alone; expected {PREFIX}SSL_CERTIFICATE_FILE and {PREFIX}SSL_KEY_FILE together"
             )
+        if re.search(r"://[^/]*@", self.models_dir):
+            raise SettingInvalid(
+                f"{PREFIX}MODELS_DIR holds a user or a password; expected a URL without: it stands in every release; "
+                "who we are is for the store's own variables or files to say"
+            )
         for each in fields(self):
             if each.type == "Path | None" and (path := getattr(self, each.name)) is not None:
                 _readable(path, PREFIX + each.name.upper())

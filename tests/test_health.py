@@ -57,6 +57,7 @@ def test_a_broker_that_is_away_is_no_reason_and_its_return_gives_the_whole_time_
     watched.looks(50)
 
     assert watched.looks(3600, excused=True) == ""
+    assert watched.dog.stands(3600), "it stands all the same"
     assert watched.looks(59) == ""
     assert watched.looks(2) != ""
 

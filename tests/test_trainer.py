@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,65 @@ def test_a_model_is_learned_from_the_stream_and_released(embedded_broker: Embedd
     assert sum(manifest.window.offsets.values()) == 900
     assert manifest.settings["half_life_seconds"] == 30 * 86_400.0
     assert manifest.scores["candidate"][METRIC] > manifest.scores["popularity"][METRIC]
+
+
+def test_a_trainer_shows_that_it_trains_and_that_its_log_is_complete(
+    embedded_broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    stage = Stage(embedded_broker, "watched", tmp_path, train_first_events=900)
+    value = stage.metrics.registry.get_sample_value
+    running: list[float | None] = []
+
+    class Watching:
+        async def learn(self, job: Job, report: Report) -> Outcome:
+            running.append(value("efficientrec_trainer_running"))
+            return Outcome(result="refused", message="no need")
+
+    async def play() -> None:
+        await topics.create(stage.settings)
+        trainer = stage.trainer(Watching())
+        assert trainer.health.not_ready() == "the process is starting"
+        task = asyncio.create_task(trainer.run())
+        await replay(toy_dataset(), stage.settings)
+        await until(lambda: stage.runs("refused") and not trainer.health.not_ready(), task)
+        await until(lambda: value("efficientrec_disk_size_bytes", {"folder": "log"}), task)
+        await cancelled(task)
+
+    asyncio.run(play())
+
+    assert running == [1]
+    assert value("efficientrec_trainer_running") == 0
+    assert value("efficientrec_trainer_last_run_timestamp_seconds") == Clock()() // 1000
+    for partition in range(3):
+        place = {"topic": stage.topics.interactions, "partition": str(partition)}
+        assert value("efficientrec_consumer_lag_records", place) == 0
+        assert value("efficientrec_consumer_lag_seconds", place) == 0
+
+
+def test_a_log_with_a_backlog_is_as_late_as_what_it_has_just_taken(tmp_path: Path) -> None:
+    class Backlog:
+        """A consumer that has read 100 of 5,000 records of one partition."""
+
+        async def position(self, place: TopicPartition) -> int:
+            return 100
+
+        def highwater(self, place: TopicPartition) -> int:
+            return 5000 if place.partition == 1 else 100
+
+    settings = Settings(log_dir=tmp_path, models_dir=str(tmp_path), partitions=2)
+    metrics = TrainerMetrics(CollectorRegistry(), Topics.of(settings).interactions, 2)
+    trainer = Trainer(settings, Refuser(), metrics, lambda: START + 3_600_000)
+    consumer: Any = Backlog()
+    log: Any = SimpleNamespace(add=lambda *_: None)
+
+    trainer._take(1, [record(99, "anna", b"junk", timestamp=START)], log)
+    asyncio.run(trainer._show(consumer))
+
+    place = {"topic": Topics.of(settings).interactions, "partition": "1"}
+    value = metrics.registry.get_sample_value
+    assert value("efficientrec_consumer_lag_records", place) == 4900
+    assert value("efficientrec_consumer_lag_seconds", place) == 3600
+    assert value("efficientrec_consumer_lag_seconds", {**place, "partition": "0"}) == 0
 
 
 def test_a_restart_neither_loses_nor_repeats(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:

@@ -494,6 +494,27 @@ def test_a_null_on_the_users_topic_erases_row_and_list_also_when_it_comes_again(
     assert world.broker.records[TOPICS.lists][-1] == (b"anna", None)
 
 
+def test_erasures_are_counted_once_for_each_request() -> None:
+    world = World(toy_model())
+    world.handle(fresh(FIRST))
+    world.handle(users_run(("anna", None), ("bert", User("bert", {}))))
+    world.start()
+
+    world.handle(users_run(("anna", None), ("bert", User("bert", {}))))  # delivered again
+    assert world.counter("efficientrec_erasures_total") == 0
+    world.handle(users_run(("anna", None), ("bert", None), first=2))
+    assert world.counter("efficientrec_erasures_total") == 2
+
+
+def test_users_of_a_run_are_those_who_get_a_list() -> None:
+    world = World(toy_model())
+
+    world.handle(run_of(like("anna", "a1"), like("anna", "a2"), like("bert", "b1"), b"junk"))
+
+    assert world.counter("efficientrec_run_events_sum") == 4
+    assert world.counter("efficientrec_run_users_sum") == 2
+
+
 def test_what_is_described_after_an_erasure_in_one_run_starts_afresh() -> None:
     world = World(toy_model())
     world.handle(fresh(FIRST))

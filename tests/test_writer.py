@@ -67,7 +67,7 @@ class Group:
         self.log = log
         self.alive = True
         self.pauses: list[float] = []
-        self.failed = 0
+        self.failed: list[str] = []
         self.rejoined = 0
         self.writers = Writers(
             log,
@@ -82,7 +82,7 @@ class Group:
         )
 
     def _count(self, topic: str) -> None:
-        self.failed += 1
+        self.failed.append(topic)
 
     def _rejoin(self) -> None:
         self.rejoined += 1
@@ -135,7 +135,7 @@ def test_what_failed_is_tried_again_under_the_same_number_until_the_broker_has_i
     assert group.append((b"u", b"1")) == 1
 
     assert {sequence for _, _, sequence, _ in group.log.requests[1:]} == {1}
-    assert group.failed == 7
+    assert group.failed == [LOG] * 7
     assert group.pauses == [0.2, 0.5, 1, 2, 5, 5, 5]
 
 

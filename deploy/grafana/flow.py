@@ -424,4 +424,10 @@ def _server() -> Panels:
             "eps",
             stacked=True,
         ),
+        lines(
+            "Lists left out",
+            "Records of the lists topic that are no list of their key's user. Somebody else writes to that topic.",
+            {"records": f"sum(rate(efficientrec_server_unusable_records_total{RECENT}))"},
+            "rps",
+        ),
     ]

@@ -294,6 +294,59 @@ def test_a_group_that_may_not_be_joined_any_more_ends_the_worker(kafka: SecuredK
     assert worker.output().splitlines()[-1] == f"  Read on Group {grant.name}"
 
 
+@pytest.mark.parametrize(("kind", "which"), [("Topic", "interactions"), ("Topic", "releases"), ("Group", "")])
+def test_rights_that_are_taken_away_end_the_trainer(kafka: SecuredKafka, world: World, kind: str, which: str) -> None:
+    world.create_topics()
+    trainer = world.worker("trainer", Trainer, **kafka.access("PLAIN", "trainer"))
+    trainer.start()
+    world.interact(*events("before"))
+    world.wait_until(lambda: "log of 0 interactions" in trainer.output(), "the trainer runs")
+    name = getattr(world.topics, which) if which else f"{world.settings.group}-trainer"
+    (grant,) = [
+        each
+        for each in documented(world.settings.prefix, world.settings.group)
+        if (each.process, each.kind, each.name, each.operation) == ("trainer", kind, name, "Read")
+    ]
+
+    kafka.withdraw(grant)
+    world.interact(*events("after"))
+    deadline = time.monotonic() + 60
+    while trainer.is_running():
+        assert time.monotonic() < deadline, trainer.output()[-4000:]
+        time.sleep(0.1)
+
+    told = trainer.output()
+    assert trainer.process.returncode == 1
+    assert "Traceback" not in told, told
+    assert told.splitlines()[-1].endswith(f" on {kind} {name}")
+
+
+def test_a_password_that_is_changed_ends_the_worker_when_the_broker_asks_for_it_again(tmp_path: Path) -> None:
+    with secured_kafka(tmp_path / "kafka") as kafka:
+        world = World(kafka.address, tmp_path)
+        kafka.grant(documented(world.settings.prefix, world.settings.group))
+        world.create_topics()
+        worker = world.worker("worker", **kafka.access("PLAIN", "worker"))
+        try:
+            worker.start()
+            world.interact(*events("before"))
+            world.wait_until_handled()
+
+            kafka.kill()
+            kafka.change_passwords()
+            kafka.start()
+            deadline = time.monotonic() + 90
+            while worker.is_running():
+                assert time.monotonic() < deadline, worker.output()[-4000:]
+                time.sleep(0.1)
+        finally:
+            world.close()
+
+    assert worker.process.returncode == 1
+    assert "Traceback" not in worker.output()
+    assert "does not accept user 'worker' with this password by PLAIN" in worker.output().splitlines()[-1]
+
+
 def events(when: str) -> list[Interaction]:
     return [Interaction("like", f"{when}-{number}", "a0", START, event_id=f"{when}-{number}") for number in range(8)]
 
