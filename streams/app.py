@@ -38,6 +38,7 @@ from streams.signing import trust
 from streams.slot import ModelSlot
 from streams.table import ProfileTable
 from streams.topics import TABLE, Topics
+from streams.traces import traces
 from streams.transport import Consumer, Transport
 from streams.wire import KafkaWire
 from streams.worker import Loop
@@ -99,6 +100,7 @@ class Services:
         topics = Topics.of(settings)
         self._settings = settings
         self._changelog = topics.changelog
+        self.traces = traces(settings)
         self.metrics = WorkerMetrics(settings.policy.rules)
         # An answer that takes longer than a session comes too late: by then the partition may be somebody else's.
         self._wire = KafkaWire(connection, settings.session_timeout_seconds, [topics.changelog, topics.lists])
@@ -147,6 +149,8 @@ class Services:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.traces is not None:
+            await self.traces.close()
         await self.outbox.stop()
         await self._wire.stop()
 
@@ -280,6 +284,7 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         services.metrics,
         now_ms,
         reached,
+        services.traces,
     )
     app.observer = Observer(app, settings, services, loop.quality, now_ms)
     app.lanes = Lanes(loop.handle, app.crash, settings.run_events_max)

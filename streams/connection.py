@@ -84,7 +84,7 @@ class Connection:
             for server in self.servers:
                 try:
                     return await self._knock(server)
-                except (KafkaError, OSError, ValueError) as error:
+                except (KafkaError, OSError, ValueError, KeyError) as error:
                     refused = self._refused(server, error)
                     if refused is not None:
                         raise refused from error
@@ -149,6 +149,11 @@ class Connection:
                     f"{where} does not accept user {settings.sasl_username!r} with this password by "
                     f"{settings.sasl_mechanism}; expected {PREFIX}SASL_USERNAME and {PREFIX}SASL_PASSWORD (or _FILE) "
                     "of a user that the broker has for this mechanism"
+                )
+            if isinstance(cause, ValueError | KeyError) and settings.sasl_mechanism.startswith("SCRAM"):
+                return BrokerRefused(
+                    f"{where} does not prove that it knows the password of user {settings.sasl_username!r} ({cause}); "
+                    f"expected the right one: see whether {PREFIX}BROKER is yours"
                 )
             if isinstance(cause, _NOT_LET_IN):
                 return BrokerRefused(

@@ -37,8 +37,9 @@ REFUSALS = (
     "GroupAuthorizationFailedError",
     "ClusterAuthorizationFailedError",
     "TransactionalIdAuthorizationFailed",
+    "BrokerRefused",
 )
-"""connection.NO_RIGHTS by name: a command that needs no broker loads none of its clients."""
+"""connection.NO_RIGHTS, and what is said of them, by name: a command that needs no broker loads none of its clients."""
 
 
 def configure(level: str, form: str = "text") -> None:

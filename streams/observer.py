@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
+from efficientrec.errors import BrokerUnavailable
 from streams.health import Pulse, Watchdog
 from streams.lag import Lag, Look
 from streams.metrics import show, show_disks
@@ -107,7 +108,8 @@ class Observer:
 
     async def ask(self) -> None:
         """What only the broker knows while records do not flow: how far behind the sources are, and whether it is there
-        at all. Until it has said so, nobody is to blame."""
+        at all. Until it has said so, nobody is to blame. Raises BrokerRefused when it does not let us in any more:
+        clients would try on for ever."""
         if not self._has_to_ask():
             self._broker_answers = False
             return
@@ -115,8 +117,10 @@ class Observer:
         sources = [TopicPartition(*tp) for tp in self._app.consumer.assignment() if tp.topic in self._app.sources]
         places = sources or [TopicPartition(self._app.sources[0], 0)]
         try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._app.connection.reach(0)
             found = await looks(self._app.connection, self._settings.group, places, ANSWER_SECONDS)
-        except (KafkaError, OSError) as error:
+        except (KafkaError, OSError, BrokerUnavailable) as error:
             log.warning("the broker does not say how far the group has got: %r", error)
             self._broker_answers = False
             return

@@ -34,6 +34,8 @@ async def true_ends(
     consumer: AIOKafkaConsumer[bytes | None, bytes | None], partitions: list[TopicPartition]
 ) -> dict[TopicPartition, int]:
     """The same with a started consumer; afterwards these partitions are assigned to it, at positions of no meaning."""
+    for topic in {partition.topic for partition in partitions}:
+        await consumer._client._wait_on_metadata(topic)  # or aiokafka would ask on for what it may not see
     consumer.assign(partitions)
     consumer.pause(*partitions)  # or the broker's answers would wait behind a fetch that waits for records
     ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)

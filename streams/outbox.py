@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
@@ -25,7 +25,7 @@ class WithHeaders(bytes):
     headers: Headers
 
     @classmethod
-    def of(cls, value: bytes, headers: Headers) -> WithHeaders:
+    def of(cls, value: bytes, headers: Headers) -> Self:
         made = cls(value)
         made.headers = headers
         return made

@@ -29,6 +29,7 @@ from streams.progress import PROGRESS_KEY, Progress
 from streams.quality import Quality
 from streams.records import Decoded, Trigger, decode_interactions, rfc3339, rfc3339_column
 from streams.settings import Settings
+from streams.traces import Traces
 from streams.transport import Run
 
 POPULARITY_KEY = b"\xffpopularity"  # user ids are UTF-8, in which this byte never occurs
@@ -77,6 +78,7 @@ class Refresh:
         metrics: WorkerMetrics,
         quality: Quality,
         clock: Clock,
+        traces: Traces | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -85,6 +87,7 @@ class Refresh:
         self._metrics = metrics
         self._quality = quality
         self._clock = clock
+        self._traces = traces
         self.popular: dict[int, Popularity] = {}
         """Before the first model: what is popular in each partition that had a run since partitions were assigned."""
 
@@ -231,10 +234,15 @@ class Refresh:
         else:
             source, at = settings.installation, rfc3339(now)
             own = [list_headers(cause, version, at, source, settings.list_format) for cause in causes]
-        return [
-            WithHeaders.of(body, [*headers, *(((TRACEPARENT, cause.trace),) if cause.trace else ())])
-            for body, headers, cause in zip(bodies, own, causes, strict=True)
-        ]
+        together = zip(bodies, own, causes, strict=True)
+        return [self._with_trace(body, headers, cause, version) for body, headers, cause in together]
+
+    def _with_trace(self, body: bytes, headers: Headers, cause: Cause, version: str | None) -> WithHeaders:
+        if cause.trace is None:
+            return WithHeaders.of(body, headers)
+        if self._traces is not None:
+            return self._traces.begun(body, headers, cause, version)
+        return WithHeaders.of(body, [*headers, (TRACEPARENT, cause.trace)])
 
     def _popularity(self, partition: int, decoded: Decoded, folded: profile.Folded) -> Popularity:
         (stored,) = self._store.read(partition, [POPULARITY_KEY])

@@ -136,6 +136,10 @@ class Settings:
     """Whether lists bear the headers of a CloudEvent (binary mode), which takes about 300 bytes a list. Of interactions
     they are always read."""
 
+    traces: str = _text("off", pattern="on|off", expected="on or off")
+    """Whether a worker makes an OpenTelemetry span for each list whose event came with a `traceparent` header. It needs
+    the extra `traces`; OTEL_EXPORTER_OTLP_ENDPOINT says where spans go. The header goes on to the list in any case."""
+
     run_events_max: int = _number(2000, least=1, most=100_000)
     """Most records of one partition that are handled as one run. More gives throughput, fewer keeps the event loop
     free for heartbeats: the lists of 2,000 users take about a tenth of a second."""
@@ -314,6 +318,11 @@ class Settings:
             alone = (pair or given("ssl_key_password"))[0]
             raise SettingInvalid(
                 f"{alone} is set alone; expected {PREFIX}SSL_CERTIFICATE_FILE and {PREFIX}SSL_KEY_FILE together"
+            )
+        if re.search(r"://[^/]*@", self.models_dir):
+            raise SettingInvalid(
+                f"{PREFIX}MODELS_DIR holds a user or a password; expected a URL without: it stands in every release; "
+                "who we are is for the store's own variables or files to say"
             )
         for each in fields(self):
             if each.type == "Path | None" and (path := getattr(self, each.name)) is not None:

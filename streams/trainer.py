@@ -61,7 +61,7 @@ from streams.records import (
     rfc3339,
 )
 from streams.releases import announce
-from streams.settings import Settings
+from streams.settings import PREFIX, Settings
 from streams.signing import Trust, signer
 from streams.topics import Topics
 from streams.trainer_metrics import TrainerMetrics
@@ -263,6 +263,8 @@ class Trainer:
         try:
             await consumer.commit(committed)
             self._committed = committed
+        except NO_RIGHTS:
+            raise
         except KafkaError as error:
             log.warning("offsets not committed, again in %g s: %r", FLUSH_SECONDS, error)
 
@@ -449,7 +451,7 @@ class ChildLearner:
                 *(sys.executable, "-m", "streams.learning"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env={**os.environ, **_threads(max(1, available_cores() - 1))},  # one core stays with the stream
+                env=_environ(max(1, available_cores() - 1)),  # one core stays with the stream
                 limit=LINE_BYTES_MAX,
                 start_new_session=True,
             )
@@ -541,6 +543,11 @@ async def serve(settings: Settings, learner: Learner | None = None, clock: Clock
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _environ(cores: int) -> dict[str, str]:
+    """What a training gets to see: not our settings, which its job holds as far as it needs them, nor our secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | _threads(cores)
 
 
 def _threads(cores: int) -> dict[str, str]:

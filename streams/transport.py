@@ -260,6 +260,8 @@ class Consumer(driver.Consumer):
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
         """Faust takes offsets for committed whether the broker took them or not; what it did not is due again."""
+        if self.crashed:
+            return False  # the thread that would commit may be gone; what was handled comes again, and is skipped
         before = {tp: self._committed_offset[tp] for tp in offsets}
         try:
             did_commit: bool = await super()._commit_offsets(offsets, start_new_transaction)

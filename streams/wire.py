@@ -190,7 +190,7 @@ def record_batch(producer: ProducerId, sequence: int, records: Sequence[KeyValue
         batch_size=_BATCH_BYTES_MAX,
     )
     for place, (key, value) in enumerate(records):
-        builder.append(place, timestamp_ms, key, value, value.headers if type(value) is WithHeaders else [])
+        builder.append(place, timestamp_ms, key, value, value.headers if isinstance(value, WithHeaders) else [])
     return bytes(builder.build())
 
 

@@ -26,6 +26,7 @@ from streams.refresh import Clock, Refresh, Refreshed, Store, unpacked
 from streams.settings import Settings
 from streams.slot import ModelSlot
 from streams.topics import Topics
+from streams.traces import Traces
 from streams.transport import Run
 from streams.users import user_changes
 from streams.writer import PartitionLost, Writer, Writers
@@ -53,6 +54,7 @@ class Loop:
         metrics: WorkerMetrics,
         clock: Clock,
         reached: Callable[[str], None] = lambda step: None,
+        traces: Traces | None = None,
     ) -> None:
         """reached: called after each of STEPS."""
         self._topics = Topics.of(settings)
@@ -60,11 +62,12 @@ class Loop:
         self._writers = writers
         self._aside = Aside(settings, post)
         self.quality = Quality(metrics, lambda: slot.trained_up_to, clock)
-        self._refresh = Refresh(settings, store, self._aside, catalogue, metrics, self.quality, clock)
+        self._refresh = Refresh(settings, store, self._aside, catalogue, metrics, self.quality, clock, traces)
         self._slot = slot
         self._metrics = metrics
         self._clock = clock
         self._reached = reached
+        self._traces = traces
 
     def reassigned(self) -> None:
         """Forgets what is known of partitions: another worker may have moved them on."""
@@ -219,6 +222,8 @@ class Loop:
 
     def _count(self, refreshed: Refreshed) -> None:
         """What became of the run, after it is safe."""
+        if self._traces is not None:
+            self._traces.ended(refreshed.lists)
         metrics = self._metrics
         for (event_type, outcome), events in refreshed.outcomes.items():
             metrics.events.labels(event_type, outcome).inc(events)

@@ -242,7 +242,7 @@ def _batches(records: Sequence[KeyValue]) -> Iterator[list[KeyValue]]:
     size = 0
     for key, value in records:
         more = len(key) + len(value or b"") + _RECORD_OVERHEAD
-        if type(value) is WithHeaders:
+        if isinstance(value, WithHeaders):
             more += sum(len(name) + len(text) + _RECORD_OVERHEAD for name, text in value.headers)
         if batch and size + more > BATCH_BYTES:
             yield batch

@@ -197,7 +197,20 @@ def built(target: str, folder: Path) -> Iterator[Image]:
     if os.geteuid() != 0:
         raise ImageFailed("layers are overlay mounts, which only root can make")
     folder.mkdir(parents=True, exist_ok=True)
-    holder = subprocess.Popen(["unshare", "--mount", "--net", "--propagation", "private", "sleep", "infinity"])
+    holder = subprocess.Popen(
+        [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--net",
+            "--propagation",
+            "private",
+            "sleep",
+            "infinity",
+        ]
+    )
     try:
         _wait_until_apart(holder)
         image = Image(holder.pid, folder, set())

@@ -15,6 +15,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,6 +148,11 @@ class Prometheus:
             for alert in self._asked("alerts")["alerts"]
             if alert["state"] == "firing"
         }
+
+    def evaluated(self) -> float:
+        """Time of day since which every group of rules has been evaluated."""
+        groups = self._asked("rules")["groups"]
+        return min(datetime.fromisoformat(group["lastEvaluation"]).timestamp() for group in groups)
 
     def since(self, moment: float) -> dict[Alert, float]:
         """What began to fire after this moment (monotonic), and how many seconds after it."""

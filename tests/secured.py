@@ -116,6 +116,11 @@ class SecuredKafka(NativeKafka):
             "sasl_password": Secret(self.password(user)),
         }
 
+    def change_passwords(self) -> None:
+        """Of users in PLAIN, from the next start on."""
+        text = self._properties.read_text()
+        self._properties.write_text(re.sub(r'(user_[\w-]+)="[^"]*"', r'\1="another"', text))
+
     def grant(self, grants: Iterable[Grant]) -> None:
         """Returns when they are in force."""
         entries = [grant.entry() for grant in grants]

@@ -1,4 +1,4 @@
-"""What a worker loads: neither torch nor anything else that only training needs."""
+"""What a worker or a server loads: neither torch nor anything else that serving does not need."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-TRAINING_ALONE = {
+NOT_FOR_SERVING = {
     "torch",
+    "opentelemetry",
     "pyarrow",
     "matplotlib",
     "optuna",
@@ -22,8 +23,9 @@ TRAINING_ALONE = {
     [
         ["-m", "streams", "worker", "--help"],
         ["-c", "import streams.app"],
+        ["-c", "import streams.server"],
     ],
-    ids=["the command", "the module"],
+    ids=["the command", "the module", "the server"],
 )
 def test_a_worker_loads_nothing_that_only_training_needs(command: list[str]) -> None:
     run = subprocess.run(
@@ -32,4 +34,4 @@ def test_a_worker_loads_nothing_that_only_training_needs(command: list[str]) -> 
 
     loaded = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines() if "|" in line}
     assert "streams" in loaded
-    assert loaded.isdisjoint(TRAINING_ALONE)
+    assert loaded.isdisjoint(NOT_FOR_SERVING)

@@ -90,7 +90,9 @@ def test_the_workloads_are_those_of_the_picture_and_run_what_the_images_have(ove
 
 def test_every_process_starts_with_settings_that_exist(overlay: Path) -> None:
     shared = set()
-    for container in containers(built(overlay)):
+    for workload in workloads(overlay):
+        assert pod(workload)["enableServiceLinks"] is False, "variables of services would pass for settings"
+        (container,) = pod(workload)["containers"]
         given = variables(overlay, container)
         assert all(is_setting(name) for name in given if name.startswith(PREFIX)), given
         files = {name for name in given if name.endswith("_FILE")}  # they lie in the container

@@ -17,6 +17,7 @@ import pytest
 from aiokafka.errors import TopicAuthorizationFailedError
 from aiokafka.protocol.admin import SaslAuthenticateRequest
 
+from efficientrec.errors import BrokerRefused
 from streams import connection
 from streams.broker import EmbeddedBroker, free_port
 from streams.logs import OURS_MAX, REFUSALS, JsonLines, Seldom, without_trace
@@ -83,7 +84,7 @@ def test_what_a_broker_does_not_allow_is_told_without_a_trace_and_a_bug_with_one
 
         assert without_trace(told)
         assert (told.exc_info is not None) is has_trace
-    assert {each.__name__ for each in connection.NO_RIGHTS} == set(REFUSALS)
+    assert {each.__name__ for each in (*connection.NO_RIGHTS, BrokerRefused)} == set(REFUSALS)
 
 
 def test_the_clients_request_with_the_password_is_told_without_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -237,9 +237,13 @@ def test_security_settings_that_do_not_fit_together_are_refused(given: dict[str,
     assert expected in str(caught.value)
 
 
-def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
-    with pytest.raises(SettingInvalid, match="EFFICIENTREC_BROKER holds a user or a password") as caught:
-        Settings.load({"EFFICIENTREC_BROKER": "kafka://worker:swordfish@broker:9092"})
+@pytest.mark.parametrize(
+    ("variable", "address"),
+    [("BROKER", "kafka://worker:swordfish@broker:9092"), ("MODELS_DIR", "ftp://worker:swordfish@store/models")],
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(variable: str, address: str) -> None:
+    with pytest.raises(SettingInvalid, match=f"EFFICIENTREC_{variable} holds a user or a password") as caught:
+        Settings.load({PREFIX + variable: address})
 
     assert "swordfish" not in str(caught.value)
 

@@ -33,6 +33,7 @@ from streams.refresh import POPULARITY_KEY
 from streams.settings import Settings
 from streams.slot import ModelSlot
 from streams.topics import Topics
+from streams.traces import Traces
 from streams.transport import Run
 from streams.wire import ProducerId
 from streams.worker import COLD_EVENTS_MAX, STEPS, Loop
@@ -162,6 +163,8 @@ class Acknowledged:
 class World:
     """Broker and disk, and a worker that can be started again on them."""
 
+    traces: Traces | None = None
+
     def __init__(self, model: Model | None, **settings: Any) -> None:
         self.settings = replace(SETTINGS, **settings)
         self.broker = Broker()
@@ -191,6 +194,7 @@ class World:
         self.loop = Loop(
             *(self.settings, self.disk, writers, self.broker, slot, Catalogue(), self.metrics, lambda: self.now),
             self._reached,
+            self.traces,
         )
         machine = self.broker.machine = self.disk.machine = Machine(dies_at)
         return machine

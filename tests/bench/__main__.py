@@ -26,6 +26,7 @@ from tests.bench import (
     plots,
     recovery,
     scale,
+    serving,
     soak,
     start,
     tables,
@@ -191,6 +192,18 @@ def _cores(
 ) -> None:
     """Lists per second of one worker and of two."""
     _report(output, tables.cores, lambda: cores.measure(broker.value, users, rounds, console))
+
+
+@app.command("server")
+def _server(
+    output: Output = None,
+    broker: On = Broker.embedded,
+    users: Annotated[int, typer.Option(help="Each with a list.")] = 2_000,
+    requests: Annotated[int, typer.Option(help="For lists, of a round; a half for single events.")] = 4_000,
+    rounds: Annotated[int, typer.Option(help="Of each case, in turn.")] = 3,
+) -> None:
+    """Requests that the server answers with one core."""
+    _report(output, tables.server, lambda: serving.measure(broker.value, users, requests, rounds))
 
 
 @app.command("scale")

@@ -174,6 +174,15 @@ def start(figures: dict[str, Any]) -> Iterator[Table | str]:
         yield f"What a worker needs, installed into an environment of its own: {size:,.0f} MiB (no image is built here)"
 
 
+def server(figures: dict[str, Any]) -> Iterator[Table | str]:
+    """Requests of each case."""
+    table = Table("request", "per core-second", "per second")
+    for case, per_core in figures["per_core_second"].items():
+        table.add_row(case, shown(per_core), shown(figures["per_second"][case]))
+    yield table
+    yield f"{figures['users']:,} lists of {figures['list_bytes']:,} bytes; the server holds {figures['rss'] >> 20} MiB"
+
+
 def cores(figures: dict[str, Any]) -> Iterator[Table | str]:
     table = Table("workers", "lists/s", "lists per core-second", "cores busy")
     for workers, part in figures["workers"].items():

@@ -242,7 +242,7 @@ class World:
             weights[-1] ^= 1
             (folder / WEIGHTS).write_bytes(weights)
         self.models[key_of(model.version)] = model
-        record = Release(SCHEMA_VERSION, model.version, str(folder), digest, rfc3339(START))
+        record = Release(SCHEMA_VERSION, model.version, str(folder), digest, rfc3339(made_ms))
         self.produce(self.topics.releases, [(RELEASE_KEY, encode(record))])
 
     def behind(self) -> int:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -73,6 +75,32 @@ class Trainer(Worker):
         }
 
 
+class Server(Worker):
+    command = ("-m", "streams", "server")
+    token = "swordfish-of-whoever-asks"
+
+    def environ(self) -> dict[str, str]:
+        return {
+            "EFFICIENTREC_SERVER_PORT": str(self.port),
+            "EFFICIENTREC_SERVER_METRICS_PORT": "0",
+            "EFFICIENTREC_SERVER_STATE_DIR": str(self.folder / "lists"),
+            "EFFICIENTREC_SERVER_TOKEN": self.token,
+        }
+
+    def status_of(self, user: str, token: str = "") -> int:
+        """What it answers to whoever asks for a list; 0 while it does not."""
+        address = f"http://127.0.0.1:{self.port}/v1/users/{user}/list"
+        asked = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
+        try:
+            with urllib.request.urlopen(asked, timeout=5) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except OSError:
+            return 0
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_everything_works_with_the_rights_that_are_documented(
     kafka: SecuredKafka, world: World, tmp_path: Path, way: str
@@ -82,7 +110,7 @@ def test_everything_works_with_the_rights_that_are_documented(
     (data / "interactions.csv").write_text("user_id,item_id,timestamp\nann,a,1600000000\nbob,b,1600000001\n")
 
     def run(*words: str) -> str:
-        name = "-".join(words[:2]) if words[0] == "topics" else words[0]
+        name = "-".join(words[:2]) if words[0] in ("topics", "models") else words[0]
         done = command(as_user(world, kafka, way, name), *words)
         said.append(done.stdout + done.stderr)
         assert done.returncode == 0, said[-1][-4000:]
@@ -95,22 +123,29 @@ def test_everything_works_with_the_rights_that_are_documented(
     secured: dict[str, Any] = {"log_level": "DEBUG"}
     worker = world.worker("worker", **secured, **kafka.access(way, "worker"))
     trainer = world.worker("trainer", Trainer, **secured, **kafka.access(way, "trainer"))
+    server = world.worker("server", Server, **secured, **kafka.access(way, "server"))
+    assert isinstance(server, Server)
     world.release(toy_model())
-    worker.start()
-    trainer.start()
+    for process in (worker, trainer, server):
+        process.start()
     run("replay", str(data))
     run("send", "like", "eve", "a0")
-    world.wait_until(lambda: world.list_of("eve") is not None, "a list for eve")
+    for user in ("ann", "bob", "eve"):
+        world.wait_until(lambda: world.list_of(user) is not None, f"a list for {user}")  # noqa: B023
+    world.wait_until(lambda: server.status_of("eve", server.token) == 200, "the server has it as well")
+    assert server.status_of("eve") == server.status_of("eve", "wrong") == 401
     assert "model" in run("recommend", "eve")
+    assert "toy-1" in run("models", "list")
+    run("audit")
     run("erase", "eve")
     metrics = world.worker("worker").metrics()
     assert metrics["efficientrec_send_failures_total"] == 0
-    assert worker.stop() == 0
-    assert trainer.stop() == 0
+    for process in (server, trainer, worker):
+        assert process.stop() == 0
 
-    said += [worker.output(), trainer.output(), str(metrics)]
+    said += [str(metrics), server.output(), trainer.output(), worker.output()]
     assert not any("swordfish" in text for text in said)
-    assert "aiokafka.conn" in said[-3], "at DEBUG, the client tells of its requests"
+    assert "aiokafka.conn" in said[-1], "at DEBUG, the client tells of its requests"
 
 
 @pytest.mark.parametrize("process", rights.PROCESSES)
@@ -292,6 +327,59 @@ def test_a_group_that_may_not_be_joined_any_more_ends_the_worker(kafka: SecuredK
 
     assert worker.process.returncode == 1
     assert worker.output().splitlines()[-1] == f"  Read on Group {grant.name}"
+
+
+@pytest.mark.parametrize(("kind", "which"), [("Topic", "interactions"), ("Topic", "releases"), ("Group", "")])
+def test_rights_that_are_taken_away_end_the_trainer(kafka: SecuredKafka, world: World, kind: str, which: str) -> None:
+    world.create_topics()
+    trainer = world.worker("trainer", Trainer, **kafka.access("PLAIN", "trainer"))
+    trainer.start()
+    world.interact(*events("before"))
+    world.wait_until(lambda: "log of 0 interactions" in trainer.output(), "the trainer runs")
+    name = getattr(world.topics, which) if which else f"{world.settings.group}-trainer"
+    (grant,) = [
+        each
+        for each in documented(world.settings.prefix, world.settings.group)
+        if (each.process, each.kind, each.name, each.operation) == ("trainer", kind, name, "Read")
+    ]
+
+    kafka.withdraw(grant)
+    world.interact(*events("after"))
+    deadline = time.monotonic() + 60
+    while trainer.is_running():
+        assert time.monotonic() < deadline, trainer.output()[-4000:]
+        time.sleep(0.1)
+
+    told = trainer.output()
+    assert trainer.process.returncode == 1
+    assert "Traceback" not in told, told
+    assert told.splitlines()[-1].endswith(f" on {kind} {name}")
+
+
+def test_a_password_that_is_changed_ends_the_worker_when_the_broker_asks_for_it_again(tmp_path: Path) -> None:
+    with secured_kafka(tmp_path / "kafka") as kafka:
+        world = World(kafka.address, tmp_path)
+        kafka.grant(documented(world.settings.prefix, world.settings.group))
+        world.create_topics()
+        worker = world.worker("worker", **kafka.access("PLAIN", "worker"))
+        try:
+            worker.start()
+            world.interact(*events("before"))
+            world.wait_until_handled()
+
+            kafka.kill()
+            kafka.change_passwords()
+            kafka.start()
+            deadline = time.monotonic() + 90
+            while worker.is_running():
+                assert time.monotonic() < deadline, worker.output()[-4000:]
+                time.sleep(0.1)
+        finally:
+            world.close()
+
+    assert worker.process.returncode == 1
+    assert "Traceback" not in worker.output()
+    assert "does not accept user 'worker' with this password by PLAIN" in worker.output().splitlines()[-1]
 
 
 def events(when: str) -> list[Interaction]:

@@ -54,6 +54,11 @@ class Server:
         self._process = start_child(command, log=self.log, environ=environment(self.settings))
         return self
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self._process is not None
         self._process.send_signal(number)
@@ -89,6 +94,11 @@ class Server:
         with urllib.request.urlopen(url, timeout=5) as reply:
             lines = reply.read().decode().splitlines()
         return {name: float(value) for name, _, value in (each.rpartition(" ") for each in lines if each[0] != "#")}
+
+    def probe(self, path: str) -> int:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.settings.server_metrics_port}{path}", timeout=5) as reply:
+            status: int = reply.status
+            return status
 
     def wait_until_ready(self) -> None:
         self._world.wait_until(lambda: "ready: all" in self.output(), "the server is ready")
@@ -136,6 +146,8 @@ def test_an_event_that_is_posted_becomes_a_list_that_is_read(world: World, serve
     assert (body["user_id"], body["items"][0]["item_id"]) == ("ann", "a3")
     assert {event.item_id for event in world.accepted()["ann"]} == {"a1", "a2"}
     world.wait_until(lambda: server.metrics()["efficientrec_server_lists"] == 1, "the list is counted")
+    assert server.probe("/livez") == 200
+    assert server.probe("/readyz") == 200
     assert server.metrics()['efficientrec_server_events_total{outcome="accepted"}'] == 2
     assert server.stop() == 0, server.output()
 
