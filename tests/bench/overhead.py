@@ -1,8 +1,8 @@
 """What it costs a worker to be watched: the loop with all its metrics beside one that counts nothing.
 
 1. Runs of one event of each of many users, with full rows on disk, go in turn through two loops on the same disk: one
-   as in a worker, one whose metrics, stages and judging of lists are calls of nothing. Chance says which of them goes
-   first, and for which users. Of each block of pairs the faster half of each loop's runs is compared, since what else the
+   as in a worker, one whose metrics, stages and judging of lists are calls of nothing. Chance says which goes first,
+   and for which users. Of each block of pairs the faster half of each loop's runs is compared, since what else the
    machine does can only add to them.
 2. What happens beside the loop however much there is to do: a look every second, a measurement every ten, and a scrape
    of all series as often as deploy/prometheus asks for one. Their processor time is a share of every second.
