@@ -117,7 +117,8 @@ class Observer:
         sources = [TopicPartition(*tp) for tp in self._app.consumer.assignment() if tp.topic in self._app.sources]
         places = sources or [TopicPartition(self._app.sources[0], 0)]
         try:
-            await self._app.connection.reach(0)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._app.connection.reach(0)
             found = await looks(self._app.connection, self._settings.group, places, ANSWER_SECONDS)
         except (KafkaError, OSError, BrokerUnavailable) as error:
             log.warning("the broker does not say how far the group has got: %r", error)

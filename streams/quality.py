@@ -120,9 +120,9 @@ class Quality:
             is_popular = is_hit
         else:
             ranks = self._ranks_of(model)
-            met = np.where(is_filled, ranks.of_fingerprint[seen], UNRANKED)
             rank = _rank(ranks, item)
-            is_popular = (rank - (met < rank[:, None]).sum(axis=1) < TOP) & is_new
+            met_before = np.count_nonzero((ranks.of_fingerprint[seen] < rank[:, None]) & is_filled, axis=1)
+            is_popular = (rank - met_before < TOP) & is_new
         self._metrics.judged.inc(int(is_new.sum()))
         self._metrics.hits.labels("list").inc(int(is_hit.sum()))
         self._metrics.hits.labels("popularity").inc(int(is_popular.sum()))

@@ -39,6 +39,7 @@ from streams.topics import Topics
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 1.0
+"""How long a stop waits for records that the broker has not acknowledged."""
 LOOK_SECONDS = 1.0
 """Between two looks at how far the lists are behind."""
 

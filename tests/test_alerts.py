@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.integration.faults import FAULTS
 from tests.measured import asked, derived, measured, unknown_labels
 from tests.prometheus import hastened
 
@@ -108,6 +109,14 @@ def test_every_limit_in_seconds_of_an_alert_is_one_that_hastening_finds() -> Non
         for limit in re.findall(r"_seconds(?:\{[^}]*\})?\)* [<>]=? ([\d.]+)", alert["expr"]):
             (rule,) = hastened({"groups": [{"rules": [alert]}]}, 60)["groups"][0]["rules"]
             assert f" {float(limit) / 60:g}" in rule["expr"]
+
+
+def test_the_table_of_faults_has_every_fault_and_what_it_fires() -> None:
+    rows = {
+        tuple(cell.strip() for cell in line.split("|")[1:3]) for line in RUNBOOK.splitlines() if line.startswith("|")
+    }
+
+    assert rows >= {(fault.name, alert) for fault in FAULTS for alert in fault.fires}
 
 
 def test_alerts_and_rules_ask_only_for_what_is_measured() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from dataclasses import replace
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -14,10 +17,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from efficientrec.errors import SettingInvalid
 from streams import traces
+from streams.broker import EmbeddedBroker
 from streams.outbox import WithHeaders
+from streams.records import encode
 from streams.settings import Settings
 from streams.traces import Traces
 from streams.transport import Run
+from tests.integration.harness import World as Processes
 from tests.test_cloudevents import TRACE
 from tests.test_worker import PARTITION, TOPICS, World, like, run_of
 from tests.toy import START, toy_model
@@ -116,3 +122,43 @@ asyncio.run(spans.close())
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
 
     assert run.returncode == 0, run.stderr
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes spans as an OpenTelemetry collector does."""
+
+    bodies: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-protobuf")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+def test_a_worker_sends_its_spans_to_the_collector(
+    embedded_broker: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        world = Processes(embedded_broker.address, tmp_path, traces="on")
+        try:
+            world.create_topics()
+            world.release(toy_model())
+            (worker,) = world.start("only")
+            event = encode(like("anna", "a1"))
+            world.produce(world.topics.interactions, [(b"anna", event)], [("traceparent", TRACE)])
+            world.wait_until_handled()
+            assert worker.stop() == 0, worker.output()
+        finally:
+            world.close()
+            server.shutdown()
+
+    sent = b"".join(Collector.bodies)
+    assert b"refresh list" in sent
+    assert bytes.fromhex(TRACE[3:35].decode()) in sent
+    assert b"anna" not in sent

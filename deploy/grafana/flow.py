@@ -3,7 +3,7 @@ models, quality, resources, and who reads the lists."""
 
 from __future__ import annotations
 
-from deploy.grafana.panels import JOB, PARTITION, RECENT, Panels, lines, mean, quantile, rates, rises, stat
+from deploy.grafana.panels import JOB, PARTITION, RECENT, Panels, ago, lines, mean, quantile, rates, rises, stat
 
 LATENCY = "efficientrec_event_to_publish_latency_seconds"
 LAG_SECONDS = f"max by (topic, partition) (efficientrec_consumer_lag_seconds{PARTITION})"
@@ -55,7 +55,8 @@ def _now() -> Panels:
         ),
         stat(
             "Rows",
-            "Users with a profile, as RocksDB estimates them; a partition counts once, wherever copies of it lie.",
+            "Rows of users on disk, as RocksDB estimates them: one that was written anew counts again until its old "
+            "value is merged away. A partition counts once, wherever copies of it lie.",
             f"sum(max by (partition) (efficientrec_state_rows{PARTITION}))",
             "short",
         ),
@@ -184,7 +185,7 @@ def _freshness() -> Panels:
         lines(
             "Age of the newest event",
             "By the event's own time: it rises when nobody does anything, and when nothing is handled.",
-            {"age": f"time() - max(efficientrec_last_event_timestamp_seconds{JOB})"},
+            {"age": ago("efficientrec_last_event_timestamp_seconds")},
             "s",
         ),
         lines(
@@ -245,8 +246,8 @@ def _state() -> Panels:
         ),
         lines(
             "Rows of state",
-            "Users with a profile, by partition, as RocksDB estimates them. A partition far above the others: keys are "
-            "not spread evenly.",
+            "Rows of users, by partition, as RocksDB estimates them: one that was written anew counts again until its "
+            "old value is merged away. A partition far above the others: keys are not spread evenly.",
             {"{{partition}}": f"max by (partition) (efficientrec_state_rows{PARTITION})"},
             "short",
             stacked=True,

@@ -57,6 +57,11 @@ def mean(histogram: str, window: str) -> str:
     return f"{total} / clamp_min({observed}, 1)"
 
 
+def ago(moment: str) -> str:
+    """Seconds since the latest of some times of day, where 0 stands for never; then it is 0 as well."""
+    return f"(time() - max({moment}{JOB})) * (max({moment}{JOB}) > bool 0)"
+
+
 def stat(
     title: str, description: str, expression: str, unit: str, *, legend: str = "", warn: float | None = None
 ) -> Stat:

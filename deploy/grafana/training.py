@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import JOB, PARTITION, RECENT, Panels, lines, mean, rates, rises, stat
+from deploy.grafana.panels import JOB, PARTITION, RECENT, Panels, ago, lines, mean, rates, rises, stat
 
 
 def rows() -> dict[str, Panels]:
@@ -34,14 +34,14 @@ def _now() -> Panels:
         stat("Training now", "1 while a training is under way.", f"sum(efficientrec_trainer_running{JOB})", "short"),
         stat(
             "Last training ended",
-            "Seconds ago, whatever came of it. Decades: not yet.",
-            f"time() - max(efficientrec_trainer_last_run_timestamp_seconds{JOB})",
+            "How long ago, whatever came of it; 0 for not yet.",
+            ago("efficientrec_trainer_last_run_timestamp_seconds"),
             "s",
         ),
         stat(
             "Last published",
-            "Seconds ago this trainer released a model. Decades: not yet.",
-            f"time() - max(efficientrec_trainer_last_published_timestamp_seconds{JOB})",
+            "How long ago this trainer released a model; 0 for not yet.",
+            ago("efficientrec_trainer_last_published_timestamp_seconds"),
             "s",
         ),
         stat(

@@ -48,8 +48,12 @@ ALONE = Voices(cluster_weight=0.4, anchor_weight=0.1, neighbour_weight=1.0, neig
 Grid = Mapping[str, tuple[float, ...]]
 LOUDNESS = "loudness"
 """Of all that the last interactions say, against what a user has always liked: not a voice, but their common factor."""
+REACH = "reach"
+"""So many of the last interactions bring their neighbours, the oldest of them as much as the newest: two changes that
+help together where either alone does not."""
 GRID: Grid = {
     LOUDNESS: (0.1, 0.3, 3.0, 10.0, 30.0),
+    REACH: (64,),
     "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
     "anchor_weight": (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
     "neighbour_weight": (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
@@ -205,5 +209,7 @@ def _changed(voices: Voices, name: str, value: float) -> Voices:
     if name == LOUDNESS:
         weights = voices.anchor_weight * value, voices.neighbour_weight * value
         return replace(voices, anchor_weight=weights[0], neighbour_weight=weights[1])
+    if name == REACH:
+        return replace(voices, neighbours=int(value), neighbour_decay=1.0)
     changes: dict[str, Any] = {name: value}
     return replace(voices, **changes)

@@ -60,8 +60,8 @@ def pieces(figures: dict[str, Any]) -> Iterator[Table | str]:
 
 def overhead(figures: dict[str, Any]) -> Iterator[Table | str]:
     table = Table("being watched costs", "of throughput")
-    low, high = figures["loop_quartiles"]
-    table.add_row("in the loop", f"{figures['loop']:.2%} ({low:.2%} – {high:.2%})")
+    loop = figures["loop"]
+    table.add_row("in the loop", f"{loop['median']:.2%} ({loop['least']:.2%} – {loop['most']:.2%})")
     table.add_row("beside it", f"{figures['beside_share']:.2%}")
     table.add_row("in all", f"{figures['in_all']:.2%}")
     yield table

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,21 +60,25 @@ def _answers(
         expression = expression.replace(variable, value)
     answers = {}
     for series, points in prometheus.lines(expression, *span, 1.0).items():
-        labels = json.loads(series)
-        legend = re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), target["legendFormat"])
+        legend = target["legendFormat"]
+        for label, value in json.loads(series).items():
+            legend = legend.replace(f"{{{{{label}}}}}", value)
         answers[legend] = [point for point in points if math.isfinite(point[1])]
     return answers
 
 
 def _figure(panel: Mapping[str, Any], answers: Mapping[str, list[tuple[float, float]]], unit: str) -> str:
     if panel["options"]["textMode"] == "name":
-        newest = max(answers, key=lambda legend: answers[legend][-1][0])
-        return newest
+        return max(answers, key=lambda legend: answers[legend][-1][0])
     (points,) = answers.values()
     value = points[-1][1]
     if unit == "percentunit":
         return f"{100 * value:.1f}%"
-    return f"{value / 2**20:.0f} MiB" if unit == "bytes" else f"{value:.3g} {UNITS.get(unit, '')}"
+    return (
+        f"{value / 2**20:.0f} MiB"
+        if unit == "bytes"
+        else f"{value:,.{0 if value >= 100 else 2}f} {UNITS.get(unit, '')}"
+    )
 
 
 def _lines(axes: Axes, answers: Mapping[str, list[tuple[float, float]]], began: float, unit: str) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -73,6 +75,32 @@ class Trainer(Worker):
         }
 
 
+class Server(Worker):
+    command = ("-m", "streams", "server")
+    token = "swordfish-of-whoever-asks"
+
+    def environ(self) -> dict[str, str]:
+        return {
+            "EFFICIENTREC_SERVER_PORT": str(self.port),
+            "EFFICIENTREC_SERVER_METRICS_PORT": "0",
+            "EFFICIENTREC_SERVER_STATE_DIR": str(self.folder / "lists"),
+            "EFFICIENTREC_SERVER_TOKEN": self.token,
+        }
+
+    def status_of(self, user: str, token: str = "") -> int:
+        """What it answers to whoever asks for a list; 0 while it does not."""
+        address = f"http://127.0.0.1:{self.port}/v1/users/{user}/list"
+        asked = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
+        try:
+            with urllib.request.urlopen(asked, timeout=5) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        except OSError:
+            return 0
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_everything_works_with_the_rights_that_are_documented(
     kafka: SecuredKafka, world: World, tmp_path: Path, way: str
@@ -82,7 +110,7 @@ def test_everything_works_with_the_rights_that_are_documented(
     (data / "interactions.csv").write_text("user_id,item_id,timestamp\nann,a,1600000000\nbob,b,1600000001\n")
 
     def run(*words: str) -> str:
-        name = "-".join(words[:2]) if words[0] == "topics" else words[0]
+        name = "-".join(words[:2]) if words[0] in ("topics", "models") else words[0]
         done = command(as_user(world, kafka, way, name), *words)
         said.append(done.stdout + done.stderr)
         assert done.returncode == 0, said[-1][-4000:]
@@ -95,22 +123,29 @@ def test_everything_works_with_the_rights_that_are_documented(
     secured: dict[str, Any] = {"log_level": "DEBUG"}
     worker = world.worker("worker", **secured, **kafka.access(way, "worker"))
     trainer = world.worker("trainer", Trainer, **secured, **kafka.access(way, "trainer"))
+    server = world.worker("server", Server, **secured, **kafka.access(way, "server"))
+    assert isinstance(server, Server)
     world.release(toy_model())
-    worker.start()
-    trainer.start()
+    for process in (worker, trainer, server):
+        process.start()
     run("replay", str(data))
     run("send", "like", "eve", "a0")
-    world.wait_until(lambda: world.list_of("eve") is not None, "a list for eve")
+    for user in ("ann", "bob", "eve"):
+        world.wait_until(lambda: world.list_of(user) is not None, f"a list for {user}")  # noqa: B023
+    world.wait_until(lambda: server.status_of("eve", server.token) == 200, "the server has it as well")
+    assert server.status_of("eve") == server.status_of("eve", "wrong") == 401
     assert "model" in run("recommend", "eve")
+    assert "toy-1" in run("models", "list")
+    run("audit")
     run("erase", "eve")
     metrics = world.worker("worker").metrics()
     assert metrics["efficientrec_send_failures_total"] == 0
-    assert worker.stop() == 0
-    assert trainer.stop() == 0
+    for process in (server, trainer, worker):
+        assert process.stop() == 0
 
-    said += [worker.output(), trainer.output(), str(metrics)]
+    said += [str(metrics), server.output(), trainer.output(), worker.output()]
     assert not any("swordfish" in text for text in said)
-    assert "aiokafka.conn" in said[-3], "at DEBUG, the client tells of its requests"
+    assert "aiokafka.conn" in said[-1], "at DEBUG, the client tells of its requests"
 
 
 @pytest.mark.parametrize("process", rights.PROCESSES)

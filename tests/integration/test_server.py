@@ -95,6 +95,11 @@ class Server:
             lines = reply.read().decode().splitlines()
         return {name: float(value) for name, _, value in (each.rpartition(" ") for each in lines if each[0] != "#")}
 
+    def probe(self, path: str) -> int:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.settings.server_metrics_port}{path}", timeout=5) as reply:
+            status: int = reply.status
+            return status
+
     def wait_until_ready(self) -> None:
         self._world.wait_until(lambda: "ready: all" in self.output(), "the server is ready")
 
@@ -141,6 +146,8 @@ def test_an_event_that_is_posted_becomes_a_list_that_is_read(world: World, serve
     assert (body["user_id"], body["items"][0]["item_id"]) == ("ann", "a3")
     assert {event.item_id for event in world.accepted()["ann"]} == {"a1", "a2"}
     world.wait_until(lambda: server.metrics()["efficientrec_server_lists"] == 1, "the list is counted")
+    assert server.probe("/livez") == 200
+    assert server.probe("/readyz") == 200
     assert server.metrics()['efficientrec_server_events_total{outcome="accepted"}'] == 2
     assert server.stop() == 0, server.output()
 
