@@ -31,7 +31,7 @@ from tests.toy import DAY, ITEMS, START, toy_model
 pytestmark = pytest.mark.full
 
 USERS = 200
-TRAINING_SECONDS = 600.0  # ten seconds of the processor, but a training gives way to all else
+TRAINING_SECONDS = 1800.0  # ten seconds of the processor, but a training gives way to all else
 ANNAS_PARTITIONS = 7  # so that anna is on the partition of the rows in tests/golden
 
 
