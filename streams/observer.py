@@ -118,8 +118,7 @@ class Observer:
         places = sources or [TopicPartition(self._app.sources[0], 0)]
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._app.connection.reach(0)
-            found = await looks(self._app.connection, self._settings.group, places, ANSWER_SECONDS)
+                found = await looks(self._app.connection, self._settings.group, places, ANSWER_SECONDS)
         except (KafkaError, OSError, BrokerUnavailable) as error:
             log.warning("the broker does not say how far the group has got: %r", error)
             self._broker_answers = False

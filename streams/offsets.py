@@ -59,8 +59,9 @@ async def true_ends(
 async def looks(
     connection: Connection, group: str, partitions: Sequence[TopicPartition], timeout_seconds: float
 ) -> dict[TopicPartition, Look]:
-    """How far a group has got with each partition, seen from outside and without joining it. Raises KafkaError, and
-    TimeoutError when the coordinator or a leader does not answer in time."""
+    """How far a group has got with each partition, seen from outside and without joining it. Raises what `reach` does,
+    KafkaError, and TimeoutError when the coordinator or a leader does not answer in time."""
+    await connection.reach(0)
     consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
         group_id=group,
         enable_auto_commit=False,

@@ -49,8 +49,8 @@ Grid = Mapping[str, tuple[float, ...]]
 LOUDNESS = "loudness"
 """Of all that the last interactions say, against what a user has always liked: not a voice, but their common factor."""
 REACH = "reach"
-"""So many of the last interactions bring their neighbours, the oldest of them as much as the newest: two changes that
-help together where either alone does not."""
+"""So many of the last interactions bring their neighbours, the oldest of them as much as the newest, and none of them
+nominates: changes that help together where each alone does not."""
 GRID: Grid = {
     LOUDNESS: (0.1, 0.3, 3.0, 10.0, 30.0),
     REACH: (64,),
@@ -210,6 +210,6 @@ def _changed(voices: Voices, name: str, value: float) -> Voices:
         weights = voices.anchor_weight * value, voices.neighbour_weight * value
         return replace(voices, anchor_weight=weights[0], neighbour_weight=weights[1])
     if name == REACH:
-        return replace(voices, neighbours=int(value), neighbour_decay=1.0)
+        return replace(voices, neighbours=int(value), neighbour_decay=1.0, neighbour_nominees=0)
     changes: dict[str, Any] = {name: value}
     return replace(voices, **changes)
