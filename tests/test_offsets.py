@@ -11,7 +11,8 @@ from aiokafka.structs import TopicPartition
 
 from streams import topics
 from streams.connection import Connection
-from streams.offsets import end_offsets
+from streams.lag import Look
+from streams.offsets import end_offsets, looks
 from streams.settings import Settings
 from streams.topics import Topics
 from streams.wire import KafkaWire
@@ -39,6 +40,41 @@ def test_a_partition_ends_after_its_last_record_also_where_the_broker_tells_of_t
         return await end_offsets(Connection(settings), [TopicPartition(changelog, 0)])
 
     assert asyncio.run(ends()) == {TopicPartition(changelog, 0): 9}
+
+
+@pytest.mark.parametrize("broker", ["embedded_broker", pytest.param("apache_kafka", marks=pytest.mark.full)])
+def test_from_outside_one_sees_how_far_a_group_is_and_how_old_what_it_lacks(
+    broker: str, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue(broker).address
+    settings = Settings(broker=f"kafka://{server}", prefix="seen", group="seen", partitions=3)
+    behind, done, empty = (TopicPartition(Topics.of(settings).interactions, number) for number in range(3))
+
+    async def seen() -> dict[TopicPartition, Look]:
+        await topics.create(settings)
+        producer = AIOKafkaProducer(bootstrap_servers=server)
+        await producer.start()
+        for number in range(6):
+            for place in (behind, done):
+                at = 1_700_000_000_000 + number
+                await producer.send_and_wait(place.topic, b"event", partition=place.partition, timestamp_ms=at)
+        await producer.stop()
+        group: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
+            bootstrap_servers=server, group_id="seen", enable_auto_commit=False
+        )
+        await group.start()
+        group.assign([behind, done])
+        await group.commit({behind: 4, done: 6})
+        await group.stop()
+        return await looks(Connection(settings), "seen", [behind, done, empty], 15.0)
+
+    found = asyncio.run(seen())
+
+    assert found[behind][:3] == (6, 4, 4)
+    # The broker's own time where it keeps one, the producer's where not.
+    assert (found[behind].oldest_ms or 0) >= 1_700_000_000_004
+    assert found[done] == Look(6, 6, 6)
+    assert found[empty] == Look(0, 0, 0)
 
 
 @pytest.mark.full
