@@ -154,8 +154,8 @@ async def everything(settings: Settings, topic: str, partitions: int) -> AsyncIt
     consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
         auto_offset_reset="earliest", enable_auto_commit=False, **Connection(settings).options()
     )
-    await consumer.start()
     try:
+        await consumer.start()
         assigned: Sequence[TopicPartition] = [TopicPartition(topic, number) for number in range(partitions)]
         ends = await true_ends(consumer, list(assigned))
         await consumer.seek_to_beginning(*assigned)

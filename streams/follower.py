@@ -69,8 +69,8 @@ class Follower:
         consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
             auto_offset_reset="earliest", enable_auto_commit=False, **self._connection.options()
         )
-        await consumer.start()
         try:
+            await consumer.start()
             known = await consumer._client.fetch_all_metadata()
             partitions = [TopicPartition(self.topic, n) for n in sorted(known.partitions_for_topic(self.topic) or ())]
             if not partitions:  # nothing to read would pass for everything read

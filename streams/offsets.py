@@ -23,8 +23,8 @@ async def end_offsets(connection: Connection, partitions: Iterable[TopicPartitio
     consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(
         enable_auto_commit=False, auto_offset_reset="earliest", **connection.options()
     )
-    await consumer.start()
     try:
+        await consumer.start()
         return await true_ends(consumer, list(partitions))
     finally:
         await consumer.stop()

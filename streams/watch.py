@@ -55,8 +55,8 @@ class Watch:
             fetch_max_wait_ms=int(1000 * self._settings.fetch_wait_seconds),
             **Connection(self._settings).options(),
         )
-        await consumer.start()
         try:
+            await consumer.start()
             consumer.assign(
                 [
                     TopicPartition(topic.name, number)

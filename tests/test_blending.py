@@ -73,7 +73,7 @@ def test_what_helps_one_user_of_many_may_be_luck(lucky: int, anchor_weight: floa
         each = np.full(100, 0.5)
         change = float(model.blend.anchor_weight == 4.0 * MODEL.unit)  # type: ignore[attr-defined]
         each[:lucky] += 0.5 * change
-        each[-1] -= 0.1 * change
+        each[-1] -= 0.4 * change
         return Gains(each, np.ones(100, np.int32))
 
     assert blending.choose(MODEL, [judged], Recipe()).anchor_weight == anchor_weight

@@ -74,7 +74,7 @@ GRID_ALONE: Grid = {
 }
 SWEEPS = 2
 WORTH = 0.002  # relative gain below which a change is not worth its while
-SURE = 1.0  # standard errors by which a change must gain: of few questions most gains are luck
+SURE = 0.25  # standard errors by which a change must gain: of few questions many gains are luck
 DOUBT = 2.0  # standard errors that may be missing to a gain while not all questions are asked
 
 
