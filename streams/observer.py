@@ -130,7 +130,6 @@ class Observer:
         """Disks, RocksDB, and the quality of lists."""
         metrics, store = self._metrics, self._app.table.store
         folders: dict[str, str | Path] = {"state": self._settings.state_dir, "models": self._settings.models_dir}
-        show_disks(metrics.disk_free, metrics.disk_size, folders)
         rows, sizes = store.figures("estimate-num-keys"), store.figures("total-sst-files-size")
         show(metrics.state_rows, {(str(partition),): count for partition, count in rows.items()})
         show(metrics.state_bytes, {(str(partition),): size for partition, size in sizes.items()})
@@ -138,6 +137,8 @@ class Observer:
         metrics.memtable_bytes.set(sum(store.figures("cur-size-all-mem-tables").values()))
         metrics.pending_compaction_bytes.set(sum(store.figures("estimate-pending-compaction-bytes").values()))
         self._quality.show()
+        # In a thread and last: a store over the network that hangs must hold up nothing but this.
+        await asyncio.to_thread(show_disks, metrics.disk_free, metrics.disk_size, folders)
 
     def _has_to_ask(self) -> bool:
         """Whether the worker does nothing, or does not get on."""

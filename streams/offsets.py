@@ -79,7 +79,8 @@ async def looks(
             done = {place: min(max(committed[place], starts[place]), ends[place]) for place in partitions}
             oldest_ms = await _times(consumer, done, ends)
             return {
-                place: Look(ends[place], done[place], committed[place], oldest_ms.get(place)) for place in partitions
+                place: Look(ends[place], done[place], max(committed[place], starts[place]), oldest_ms.get(place))
+                for place in partitions
             }
     finally:
         await consumer.stop()

@@ -38,6 +38,7 @@ class Pending:
         self._batches: list[tuple[asyncio.Future[RecordMetadata], int]] = []
 
     def add(self, future: asyncio.Future[RecordMetadata], records: int) -> None:
+        future.add_done_callback(_noticed)
         self._batches.append((future, records))
 
     async def acknowledged(self) -> int | None:
@@ -48,6 +49,12 @@ class Pending:
         last = [future.result() for future, _ in self._batches][-1]
         end: int = last.offset + self._batches[-1][1] - 1  # a batch is acknowledged with its first record's offset
         return end
+
+
+def _noticed(future: asyncio.Future[RecordMetadata]) -> None:
+    """Who has stopped waiting has been told; asyncio would log every failure that nobody asks for."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Outbox:

@@ -87,7 +87,9 @@ class Server:
         settings = self._settings
         await rights.check(settings, "server")
         async with AsyncExitStack() as stack:
-            store = await asyncio.to_thread(ListStore, settings.server_state_dir, self._topic, settings.partitions)
+            # A folder within it: the one of the settings may be a mount point, which cannot be put aside.
+            folder = settings.server_state_dir / "lists"
+            store = await asyncio.to_thread(ListStore, folder, self._topic, settings.partitions)
             stack.enter_context(closing(store))
             await self._start_anew_if_cut(store)
             outbox = Outbox(self._connection, settings.request_timeout_seconds)

@@ -184,8 +184,8 @@ class Api:
             log.warning("events not acknowledged by the broker: %r", error)
             return problem(
                 503,
-                "the broker did not acknowledge the events, and may have taken some: send them again under the same "
-                "event_id, and each counts once",
+                "the broker did not acknowledge the events, and may have taken some: sent again under the same "
+                "event_id each counts once, as long as it is among its user's last 24",
                 {"Retry-After": "5"},
             )
         self._metrics.events.labels("accepted").inc(len(records))

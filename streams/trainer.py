@@ -121,6 +121,10 @@ class Trainer:
         self._lag = Lag()
         self._taken_ms: dict[int, int] = {}
         """partition → the broker's time of the last record that was just taken: what comes next is no older."""
+        self._shown_ms = clock()
+        """When it was last known how far the log is behind."""
+        self._looking: asyncio.Task[None] | None = None
+        """At the disks."""
         self.health = Standing(settings.stalled_seconds)
 
     async def run(self) -> None:
@@ -174,6 +178,7 @@ class Trainer:
                     raise
                 except (KafkaError, OSError) as error:
                     log.warning("reading interactions again after: %r", error)
+                    self._show_standstill()
                     await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _seek(self, consumer: Consumer, interactions: InteractionLog) -> dict[TopicPartition, int]:
@@ -274,8 +279,16 @@ class Trainer:
         for place, offset in done.items():
             look = Look(consumer.highwater(place) or 0, offset, offset, self._taken_ms.get(place.partition))
             self._metrics.late(place.partition, self._lag.of((place.topic, place.partition), look, self._clock()))
-        folders: dict[str, str | Path] = {"log": self._settings.log_dir, "models": self._settings.models_dir}
-        show_disks(self._metrics.disk_free, self._metrics.disk_size, folders)
+        self._shown_ms = self._clock()
+        if self._looking is None or self._looking.done():  # a store over the network may hang: nobody waits for it
+            folders: dict[str, str | Path] = {"log": self._settings.log_dir, "models": self._settings.models_dir}
+            showing = asyncio.to_thread(show_disks, self._metrics.disk_free, self._metrics.disk_size, folders)
+            self._looking = asyncio.create_task(showing)
+
+    def _show_standstill(self) -> None:
+        """Nothing is known to be safe in the log since it was last looked at."""
+        for partition in range(self._settings.partitions):
+            self._metrics.stands(partition, (self._clock() - self._shown_ms) / 1000)
 
     # 2. Learn.
 

@@ -105,3 +105,7 @@ class TrainerMetrics:
         """How far the log of a partition is behind."""
         self.lag.labels(self._topic, partition).set(lateness.records)
         self.lag_seconds.labels(self._topic, partition).set(lateness.seconds)
+
+    def stands(self, partition: int, seconds: float) -> None:
+        """Nothing of a partition has become safe in the log for so long."""
+        self.lag_seconds.labels(self._topic, partition).set(seconds)

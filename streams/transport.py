@@ -251,8 +251,12 @@ class Consumer(driver.Consumer):
         return offset, None
 
     def committed(self, tp: TP) -> int:
-        """Offset up to which the broker has the group's commit, as far as this worker knows."""
-        return self._committed_offset.get(tp) or 0
+        """Offset up to which there is nothing left to commit, as far as this worker knows: what lies behind the last
+        record that was handled and is none, such as a transaction's marker, never is."""
+        committed = self._committed_offset.get(tp) or 0
+        if self._delivered.get(tp) or self._done.get(tp, 0) > committed:
+            return committed
+        return max(committed, self._read_to.get(tp, 0))
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         """Where there may be something to commit."""

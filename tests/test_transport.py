@@ -474,6 +474,11 @@ def test_what_lies_behind_the_last_record_and_is_none_counts_as_handled() -> Non
 
         assert consumer.first_undone(ZERO) == (3, None)
         assert consumer.first_undone(ONE) == (0, 0)
+        consumer._committed_offset[ZERO] = 1
+        assert consumer.committed(ZERO) == 1, "a record that is handled waits for its commit"
+        consumer._new_offset(ZERO)
+        consumer._committed_offset[ZERO] = 2
+        assert consumer.committed(ZERO) == 3, "the marker never will be committed"
 
     asyncio.run(play())
 
