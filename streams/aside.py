@@ -131,6 +131,6 @@ class Aside:
 def origin_of(record: Record) -> str | None:
     """Where a forwarded record's producer had put it; None for a record that was not forwarded."""
     for name, value in record.headers:
-        if name == ORIGIN:
+        if name == ORIGIN and value is not None:  # Kafka lets a header have no value
             return bytes(value).decode(errors="replace")
     return None

@@ -25,6 +25,8 @@ from efficientrec.interactions import Interactions, WeightPolicy, key_of, keys_o
 SCHEMA_VERSION: Final = 1
 ID_BYTES_MAX: Final = 512
 """Longest id in UTF-8. Ids are keys of records and of rows; what is longer is a mistake of the producer."""
+TEXT_MAX: Final = 2048
+"""Letters of each thing that a release says."""
 RELEASE_KEY: Final = b"main"
 """Key of the release in service: compaction keeps the newest record of each key."""
 
@@ -543,6 +545,9 @@ def decode_release(value: bytes) -> Release:
     """A release, or RecordInvalid."""
     release = _decoded(_decode_release, value, "a release")
     _check_schema(release.schema_version, "a release")
+    for text in (release.version, release.address, release.released_at, release.previous_version or ""):
+        if not text.isprintable() or len(text) > TEXT_MAX:  # they stand in logs
+            raise RecordInvalid(f"a release says {_short(text)}; expected one short line of printable text")
     if not release.version or not release.address:
         raise RecordInvalid("a release has no version or no address; expected both")
     try:

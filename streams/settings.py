@@ -529,6 +529,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _invalid(where: str, value: object, expected: str) -> SettingInvalid:
     shown = str(value) if isinstance(value, Path) else value
+    if isinstance(shown, str):
+        shown = re.sub(r"[^\s,'\"][^'\"]*@", "***@", shown)  # who puts a password there puts it before an @
     return SettingInvalid(f"{where} is {shown!r}; expected {expected}")
 
 

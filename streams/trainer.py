@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import calendar
+import hashlib
 import logging
 import os
 import posixpath
@@ -34,7 +35,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from efficientrec import artifact
-from efficientrec.errors import RecordInvalid, ReleaseUntrusted, SettingInvalid
+from efficientrec.errors import ArtifactCorrupt, RecordInvalid, ReleaseUntrusted, SettingInvalid
 from streams import rights
 from streams.aside import origin_of
 from streams.cloudevents import completed
@@ -443,6 +444,8 @@ class World:
                 release = decode_release(record.value)
                 if self._trust is not None:
                     self._trust.check(release)
+                    if self.release and moment_ms(release.released_at) < moment_ms(self.release.released_at):
+                        raise ReleaseUntrusted(f"release {release.version} is older than the one in service")
             except (RecordInvalid, ReleaseUntrusted) as error:
                 log.error("release at offset %s ignored: %s", record.offset, error, extra=place_of(record))
                 continue
@@ -590,11 +593,14 @@ class _Manifest(msgspec.Struct):
     settings: dict[str, Any] = {}
 
 
-def _manifest(filesystem: Any, path: str) -> _Manifest | None:
-    """None where there is none that can be read."""
+def _manifest(filesystem: Any, path: str, sha256: str | None = None) -> _Manifest | None:
+    """None where there is none that can be read, or not the one with this digest."""
     try:
         with filesystem.open(posixpath.join(path, artifact.MANIFEST), "rb") as file:
-            return msgspec.json.decode(file.read(), type=_Manifest)
+            content = file.read()
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise ArtifactCorrupt("it is not what was released")
+        return msgspec.json.decode(content, type=_Manifest)
     except Exception as error:  # a store's own client raises errors of its own kind
         log.warning("manifest in %s cannot be read: %r", path, error)
         return None
@@ -607,7 +613,8 @@ def _writer(filesystem: Any, path: str) -> str | None:
 
 def _offsets_of(release: Release) -> dict[int, int]:
     """Up to where a release was trained on our topic; nowhere, if it cannot be read or has none."""
-    manifest = _manifest(*fsspec.url_to_fs(release.address))
+    filesystem, path = fsspec.url_to_fs(release.address)
+    manifest = _manifest(filesystem, path, release.sha256)
     offsets = {} if manifest is None else manifest.window.offsets
     return {int(partition): offset for partition, offset in offsets.items() if partition.isdecimal()}
 

@@ -391,6 +391,8 @@ def test_a_wrong_field_is_named() -> None:
         records.decode_user(b'{"user_id":"u","features":{"x":{}}}', b"u")
     with pytest.raises(RecordInvalid, match=r"sha256 of release .* expected 64 hex digits"):
         records.decode_release(json.dumps({**release, "sha256": "0"}).encode())
+    with pytest.raises(RecordInvalid, match=r"expected one short line of printable text"):
+        records.decode_release(json.dumps({**release, "version": "v\nCRITICAL forged"}).encode())
     with pytest.raises(RecordInvalid, match=r"schema_version 2; this release reads 1"):
         records.decode_release(json.dumps({**release, "schema_version": 2}).encode())
     with pytest.raises(RecordInvalid, match=r"released_at of release .* is 'soon'; expected RFC 3339"):

@@ -250,3 +250,11 @@ def test_a_password_in_an_address_is_refused_and_not_shown(variable: str, addres
 
 def test_every_variable_is_in_the_table() -> None:
     assert re.findall(r"^\| `(\w+)` \|", settings_table(), re.MULTILINE) == variables()
+
+
+@pytest.mark.parametrize("broker", ["kafka://u:hunter2@h:9092,", "kafka://u:hunt er2@h:9092"])
+def test_what_is_wrong_with_an_address_is_said_without_its_password(broker: str) -> None:
+    with pytest.raises(SettingInvalid, match="EFFICIENTREC_BROKER is") as caught:
+        Settings(broker=broker)
+
+    assert "hunt" not in str(caught.value)

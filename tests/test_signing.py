@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import shutil
 import stat
 from collections.abc import Callable
@@ -134,6 +135,33 @@ def test_a_trainer_with_a_key_takes_no_others_release_for_the_one_in_service(key
     asyncio.run(world.releases_came([record]))
 
     assert world.release is None
+
+
+def test_a_trainer_does_not_go_back_to_an_older_release_that_is_sent_again(keys: Settings) -> None:
+    installation = Installation(keys)
+    world = World(keys.models_dir, installation.signer.trust)
+    for offset, (version, day) in enumerate([("newer", 2), ("older", 1)]):
+        signed = encode(installation.signer.signed(installation.saved(version, day)))
+        record: Record = ConsumerRecord("releases", 0, offset, 0, 0, RELEASE_KEY, signed, None, 0, 0, ())
+        asyncio.run(world.releases_came([record]))
+
+    assert world.release is not None
+    assert world.release.version == "newer"
+
+
+def test_a_trainer_believes_only_the_manifest_that_was_released(keys: Settings) -> None:
+    installation = Installation(keys)
+    world = World(keys.models_dir, installation.signer.trust)
+    signed = installation.signer.signed(installation.saved("good"))
+    manifest = Path(signed.address) / "manifest.json"
+    told = json.loads(manifest.read_bytes())
+    told["window"]["offsets"] = {"0": 2**53 - 1}
+    manifest.write_text(json.dumps(told))
+    record: Record = ConsumerRecord("releases", 0, 0, 0, 0, RELEASE_KEY, encode(signed), None, 0, 0, ())
+
+    asyncio.run(world.releases_came([record]))
+
+    assert world.seen_by_serving == {}
 
 
 def test_the_private_key_is_for_its_owner_and_never_written_over(tmp_path: Path) -> None:
