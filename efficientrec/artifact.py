@@ -57,6 +57,10 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     last_at: int
     offsets: dict[str, int] = {}
 
+    def partitions(self) -> dict[int, int]:
+        """Partition of the topic → offset; without what did not come from one."""
+        return {int(partition): offset for partition, offset in self.offsets.items() if partition.isdecimal()}
+
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of a model that are not arrays."""

@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import signal
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from efficientrec.errors import BrokerUnavailable
 from efficientrec.warm import warm
 from streams import rights
 from streams.catalogue import Catalogue
+from streams.clock import wall_ms
 from streams.connection import NO_RIGHTS, Connection
 from streams.exposition import exposed
 from streams.follower import Follower
@@ -110,7 +110,7 @@ class Services:
             topics.changelog,
             fences=settings.fencing == "on",
             alive=alive,
-            clock=now_ms,
+            clock=wall_ms,
             failed=self._failed,
             rejoin=rejoin,
         )
@@ -282,11 +282,11 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         services.slot,
         services.catalogue,
         services.metrics,
-        now_ms,
+        wall_ms,
         reached,
         services.traces,
     )
-    app.observer = Observer(app, settings, services, loop.quality, now_ms)
+    app.observer = Observer(app, settings, services, loop.quality, wall_ms)
     app.lanes = Lanes(loop.handle, app.crash, settings.run_events_max)
 
     for source in app.sources:
@@ -305,7 +305,3 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         log.info("serving %d of %d partitions", len(mine), settings.partitions, extra={"partitions": mine})
 
     return app
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from rich.markup import escape
 
 from efficientrec.errors import EfficientRecError
 from streams import logs
+from streams.clock import wall_ms
 from streams.settings import Settings
 
 app = typer.Typer(
@@ -294,7 +294,7 @@ def audit(config: Config = None) -> None:
 
     settings = _settings(config)
     asyncio.run(rights.check(settings, "audit"))
-    found = asyncio.run(audit(settings, time.time_ns() // 1_000_000))
+    found = asyncio.run(audit(settings, wall_ms()))
     shown = ", ".join(escape(user) for user in found.different[:10])
     console.print(f"{found.checked} rows checked, {len(found.different)} differ{': ' + shown if shown else ''}")
     if found.different:
@@ -350,7 +350,7 @@ def train(
     from streams.records import rfc3339
     from streams.trainer import version_of
 
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     version = version_of(now_ms, str(seed))
     address = str(out / version)
     recipe = Recipe(seed=seed, encoder=encoder)

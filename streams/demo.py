@@ -38,6 +38,7 @@ from streams import topics
 from streams.audit import Audit, audit
 from streams.broker import EmbeddedBroker, free_port
 from streams.children import start_child, stop_child
+from streams.clock import wall_ms
 from streams.replay import Pause, Replayed, Speed, replay
 from streams.settings import Settings
 from streams.story import invite, tell_story
@@ -90,7 +91,7 @@ async def _demo(
             task = asyncio.create_task(watch.run())
             try:
                 await _play(dataset, settings, watch, task, children, folder, console)
-                checked = await audit(settings, time.time_ns() // 1_000_000)
+                checked = await audit(settings, wall_ms())
                 figures = _figures(watch, checked, time.monotonic() - began)
                 user = await tell_story(dataset, settings, watch, console)
                 _report(checked, figures, console)

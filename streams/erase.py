@@ -7,7 +7,6 @@ are the worker's, the interaction log is the trainer's (worker.py, trainer.py).
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from efficientrec.errors import BrokerUnavailable, ErasureUnfinished
+from streams.clock import wall_ms
 from streams.connection import Connection
 from streams.offsets import end_offsets
 from streams.outbox import Outbox
@@ -158,7 +158,7 @@ async def _send(settings: Settings, partition: int, key: bytes) -> int:
     outbox = Outbox(Connection(settings), settings.request_timeout_seconds)
     try:
         await outbox.start()
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_ms()
         pending = await outbox.send(Topics.of(settings).users, partition, [(key, None)], now_ms)
         offset = await pending.acknowledged()
     except (KafkaError, OSError) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import posixpath
-import time
 from dataclasses import dataclass
 
 import fsspec
@@ -23,6 +22,7 @@ from rich.text import Text
 from efficientrec import artifact
 from efficientrec.errors import ArtifactMismatch, BrokerUnavailable, ModelUnknown
 from streams import releases, rights
+from streams.clock import wall_ms
 from streams.connection import Connection
 from streams.outbox import Outbox
 from streams.records import RELEASE_KEY, Release, decode_release
@@ -111,7 +111,7 @@ async def rollback(settings: Settings, version: str | None) -> Release:
     try:
         await outbox.start()
         previous = None if release is None else release.version
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_ms()
         return await announce(outbox, settings, chosen.version, chosen.address, chosen.sha256, previous, now_ms)
     except (KafkaError, OSError) as error:
         raise BrokerUnavailable(f"no answer from the Kafka broker at {connection.address}: {error!r}") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +18,7 @@ import xxhash
 
 from efficientrec.datasets import Dataset
 from efficientrec.errors import SettingInvalid
+from streams.clock import wall_ms
 from streams.connection import Connection
 from streams.outbox import KeyValue, Outbox, Pending
 from streams.placement import partition_of
@@ -237,5 +237,5 @@ async def _send(outbox: Outbox, topic: str, partitions: int, records: Iterable[K
     dealt: dict[int, list[KeyValue]] = {}
     for record in records:
         dealt.setdefault(partition_of(record[0], partitions), []).append(record)
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     return [await outbox.send(topic, partition, part, now_ms) for partition, part in sorted(dealt.items())]

@@ -11,7 +11,6 @@ Knows logs, topics and partitions. Knows nothing of rows: workers make them anew
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from aiokafka.structs import TopicPartition
 from efficientrec.errors import DataInvalid, TopicMismatch
 from streams import topics
 from streams.audit import everything
+from streams.clock import wall_ms
 from streams.connection import Connection
 from streams.log import read_in_order
 from streams.offsets import end_offsets
@@ -88,7 +88,7 @@ async def _check_empty(settings: Settings, topic: str) -> None:
 
 async def _check_kept(settings: Settings, topic: str, oldest_ms: int) -> None:
     kept_ms = await topics.retention_ms(settings, topic)
-    age_ms = time.time_ns() // 1_000_000 - oldest_ms
+    age_ms = wall_ms() - oldest_ms
     if kept_ms is not None and 0 <= kept_ms < age_ms:
         raise TopicMismatch(
             f"{topic} keeps records for {kept_ms / DAY_MS:g} days and the log begins {age_ms / DAY_MS:.0f} days ago: "

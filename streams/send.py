@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from uuid import uuid4
 
+from streams.clock import wall_ms
 from streams.connection import Connection
 from streams.outbox import Outbox
 from streams.placement import partition_of
@@ -16,7 +16,7 @@ from streams.topics import Topics
 
 async def send(settings: Settings, event_type: str, user_id: str, item_id: str, value: float | None) -> int:
     """The offset that the broker gave it. Raises InteractionInvalid for what the worker would set aside."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     key = user_id.encode()
     body = encode(Interaction(event_type, user_id, item_id, now_ms, event_id=str(uuid4()), value=value))
     decode_interaction(body, key, settings.policy, now_ms)

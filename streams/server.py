@@ -13,7 +13,6 @@ import asyncio
 import ipaddress
 import logging
 import signal
-import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from typing import Any
@@ -24,6 +23,7 @@ from aiokafka.structs import TopicPartition
 
 from efficientrec.errors import BrokerUnavailable, SettingInvalid
 from streams import rights
+from streams.clock import wall_ms
 from streams.connection import NO_RIGHTS, Connection
 from streams.exposition import exposed
 from streams.follower import Follower, Record
@@ -100,7 +100,7 @@ class Server:
                 self.metrics.unusable.inc(await asyncio.to_thread(store.write, records))
 
             follower = Follower(self._topic, self._connection, take, store.offsets())
-            api = Api(settings, store, outbox, self.metrics, now_ms, lambda: self._is_complete)
+            api = Api(settings, store, outbox, self.metrics, wall_ms, lambda: self._is_complete)
             await stack.enter_async_context(_listening(api, settings))
             where = (settings.server_host, settings.server_port)
             log.info("answering on %s:%d with %d lists", *where, store.count, extra={"lists": store.count})
@@ -188,7 +188,3 @@ def _warn_if_open(settings: Settings) -> None:
             "all lists and sends events",
             host,
         )
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000

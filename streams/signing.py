@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from efficientrec.errors import ReleaseUntrusted, SettingInvalid
-from streams.records import Release
+from streams.records import Release, moment_ms
 from streams.settings import PREFIX, Settings
 
 SIGNING_KEY: Final = "signing.pem"
@@ -44,8 +44,14 @@ class Trust:
     def __init__(self, public: Any) -> None:
         self._public = public
 
-    def check(self, release: Release) -> None:
-        """Returns if the release was signed with the private key, as it is; raises ReleaseUntrusted."""
+    def check(self, release: Release, after_ms: int = 0) -> None:
+        """Returns if the release was signed with the private key, as it is, and not before `after_ms`.
+
+        after_ms: the release time of what is in service, so that nobody can send an old release once more.
+
+        Raises:
+            ReleaseUntrusted: neither the one nor the other.
+        """
         from cryptography.exceptions import InvalidSignature
 
         if release.signature is None:
@@ -57,6 +63,11 @@ class Trust:
                 f"release {release.version} was not signed, as it is, with the key that is trusted; expected a trainer "
                 f"with the {PREFIX}MODELS_SIGNING_KEY_FILE that belongs to {PREFIX}MODELS_TRUSTED_KEY_FILE"
             ) from None
+        if moment_ms(release.released_at) < after_ms:
+            raise ReleaseUntrusted(
+                f"release {release.version} is of {release.released_at}, before the one in service; expected a newer "
+                "one: to go back to an old model, release it anew"
+            )
 
 
 def signer(settings: Settings) -> Signer | None:

@@ -83,7 +83,8 @@ class ModelSlot:
                 continue
             try:
                 release = decode_release(record.value)
-                self._check(release)
+                if self._trust is not None:
+                    self._trust.check(release, self._released_at)
             except (RecordInvalid, ReleaseUntrusted) as error:
                 log.error(
                     "release at offset %s ignored, %s goes on serving: %s",
@@ -96,17 +97,6 @@ class ModelSlot:
                 continue
             await self.offer(release)
             return
-
-    def _check(self, release: Release) -> None:
-        """Raises ReleaseUntrusted."""
-        if self._trust is None:
-            return
-        self._trust.check(release)
-        if moment_ms(release.released_at) < self._released_at:
-            raise ReleaseUntrusted(
-                f"release {release.version} is of {release.released_at}, before the one in service; expected a newer "
-                "one: to go back to an old model, release it anew"
-            )
 
     async def offer(self, release: Release) -> bool:
         """Installs a released version; False if it is refused, or already serving."""
@@ -167,9 +157,7 @@ class ModelSlot:
         if model.version != release.version:
             raise ArtifactMismatch(f"{release.address} holds {model.version}, not {release.version}")
         probe(model, self._list_size, self._list_format)
-        offsets = manifest.window.offsets
-        trained_up_to = {int(partition): offset for partition, offset in offsets.items() if partition.isdecimal()}
-        return Loaded(model, moment_ms(manifest.created_at), trained_up_to)
+        return Loaded(model, moment_ms(manifest.created_at), manifest.window.partitions())
 
 
 def probe(model: Model, list_size: int, list_format: str = "json") -> None:

@@ -38,6 +38,7 @@ from efficientrec import artifact
 from efficientrec.errors import ArtifactCorrupt, RecordInvalid, ReleaseUntrusted, SettingInvalid
 from streams import rights
 from streams.aside import origin_of
+from streams.clock import wall_ms
 from streams.cloudevents import completed
 from streams.connection import NO_RIGHTS, Connection
 from streams.erasures import Erasures, reach
@@ -443,9 +444,7 @@ class World:
             try:
                 release = decode_release(record.value)
                 if self._trust is not None:
-                    self._trust.check(release)
-                    if self.release and moment_ms(release.released_at) < moment_ms(self.release.released_at):
-                        raise ReleaseUntrusted(f"release {release.version} is older than the one in service")
+                    self._trust.check(release, 0 if self.release is None else moment_ms(self.release.released_at))
             except (RecordInvalid, ReleaseUntrusted) as error:
                 log.error("release at offset %s ignored: %s", record.offset, error, extra=place_of(record))
                 continue
@@ -541,7 +540,7 @@ def available_cores() -> int:
 async def serve(settings: Settings, learner: Learner | None = None, clock: Clock | None = None) -> None:
     """Runs a trainer with its /metrics until SIGTERM or SIGINT; a training under way is abandoned."""
     metrics = TrainerMetrics(CollectorRegistry(), Topics.of(settings).interactions, settings.partitions)
-    trainer = Trainer(settings, learner or ChildLearner(), metrics, clock or (lambda: time.time_ns() // 1_000_000))
+    trainer = Trainer(settings, learner or ChildLearner(), metrics, clock or wall_ms)
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -615,8 +614,7 @@ def _offsets_of(release: Release) -> dict[int, int]:
     """Up to where a release was trained on our topic; nowhere, if it cannot be read or has none."""
     filesystem, path = fsspec.url_to_fs(release.address)
     manifest = _manifest(filesystem, path, release.sha256)
-    offsets = {} if manifest is None else manifest.window.offsets
-    return {int(partition): offset for partition, offset in offsets.items() if partition.isdecimal()}
+    return {} if manifest is None else manifest.window.partitions()
 
 
 def _age_seconds(name: str, now_ms: int) -> float:

@@ -92,7 +92,7 @@ class Watch:
     def _trained_up_to(self, version: str) -> Mapping[int, int]:
         with fsspec.open(f"{self._settings.models_dir}/{version}/{MANIFEST}", "rb") as file:
             manifest = msgspec.json.decode(file.read(), type=Manifest)
-        return {int(partition): offset for partition, offset in manifest.window.offsets.items()}
+        return manifest.window.partitions()
 
 
 class Progress:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from efficientrec.errors import DataInvalid, TopicMismatch
 from streams import topics
 from streams.broker import EmbeddedBroker
+from streams.clock import wall_ms
 from streams.connection import Connection
 from streams.log import SCHEMA, InteractionLog
 from streams.outbox import Outbox
@@ -24,7 +24,7 @@ from streams.topics import Topics
 from tests.test_replay import everything
 from tests.toy import START
 
-ARRIVED = time.time_ns() // 1_000_000 - 3_600_000
+ARRIVED = wall_ms() - 3_600_000
 
 
 def settings_for(broker: EmbeddedBroker, name: str, partitions: int) -> Settings:

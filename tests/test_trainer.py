@@ -35,6 +35,7 @@ from streams import topics
 from streams import trainer as trainer_module
 from streams.broker import EmbeddedBroker
 from streams.children import start_child, stop_child
+from streams.clock import wall_ms
 from streams.connection import Connection
 from streams.erasures import Erasures
 from streams.learning import METRIC, Job, Outcome, Report, held_out_share, learn, verdict
@@ -83,10 +84,6 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now
-
-
-def wall_clock() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Learner:
@@ -174,7 +171,7 @@ class Stage:
 
     async def tell_of(self, user_id: str, user: User | None, at: int | None = None) -> tuple[int, int]:
         """Produces a user, or erases him; returns partition and offset."""
-        return await self._send(self.topics.users, user_id, None if user is None else encode(user), at or wall_clock())
+        return await self._send(self.topics.users, user_id, None if user is None else encode(user), at or wall_ms())
 
     async def like(self, user_id: str, item_id: str, at: int) -> None:
         """Produces an interaction; at: its record's timestamp."""
@@ -429,7 +426,7 @@ def test_an_erased_user_leaves_the_log_and_may_come_back(embedded_broker: Embedd
 
     async def play() -> None:
         await topics.create(stage.settings)
-        task = asyncio.create_task(stage.trainer(Refuser(), wall_clock).run())
+        task = asyncio.create_task(stage.trainer(Refuser(), wall_ms).run())
         await replay(dataset, stage.settings)
         await until(lambda: _rows(stage) == 300, task)
         assert stage.erasures() == 0
@@ -484,9 +481,9 @@ def test_a_trainer_that_ends_amid_an_erasure_carries_it_out_when_it_is_back(
         with monkeypatch.context() as patch:
             patch.setattr(InteractionLog, "erase", powerless)
             with pytest.raises(DataInvalid):
-                await asyncio.wait_for(stage.trainer(Refuser(), wall_clock).run(), 15)
+                await asyncio.wait_for(stage.trainer(Refuser(), wall_ms).run(), 15)
         assert (await stage.committed(partition) or 0) <= offset
-        task = asyncio.create_task(stage.trainer(Refuser(), wall_clock).run())
+        task = asyncio.create_task(stage.trainer(Refuser(), wall_ms).run())
         await stage.until_committed(partition, offset + 1)
         await until(lambda: sum(read_log(stage.settings.log_dir).offsets.values()) == 300, task)
         await cancelled(task)
@@ -511,7 +508,7 @@ def test_interactions_from_before_an_erasure_that_are_read_after_it_stay_out(
         await topics.create(stage.settings)
         await replay(dataset, stage.settings)
         partition, offset = await stage.tell_of("u7", None)
-        task = asyncio.create_task(stage.trainer(Refuser(), wall_clock).run())
+        task = asyncio.create_task(stage.trainer(Refuser(), wall_ms).run())
         await stage.until_committed(partition, offset + 1)
         assert sum(read_log(stage.settings.log_dir).offsets.values()) == 400
         await cancelled(task)
@@ -531,14 +528,14 @@ def test_arrival_decides_what_an_erasure_takes_and_no_clock_outlives_it(
 
     async def play() -> None:
         await topics.create(stage.settings)
-        now = wall_clock()
+        now = wall_ms()
         for number, item in enumerate(("before", "same moment", "after")):
             await stage.like("u7", item, now - 1 + number)
         partition, offset = await stage.tell_of("u7", None, now)
-        task = asyncio.create_task(stage.trainer(Refuser(), wall_clock).run())
+        task = asyncio.create_task(stage.trainer(Refuser(), wall_ms).run())
         await stage.until_committed(partition, offset + 1)
         assert logged() == ["after"]
-        await stage.like("u7", "by a clock that is fast", wall_clock() + 3_600_000)
+        await stage.like("u7", "by a clock that is fast", wall_ms() + 3_600_000)
         await until(lambda: len(logged()) == 2, task)
         partition, offset = await stage.tell_of("u7", None)
         await stage.until_committed(partition, offset + 1)
@@ -562,7 +559,7 @@ def test_erasures_that_waited_for_the_trainer_come_before_the_first_training(
 
     async def play() -> None:
         await topics.create(stage.settings)
-        task = asyncio.create_task(stage.trainer(Refuser(), wall_clock).run())
+        task = asyncio.create_task(stage.trainer(Refuser(), wall_ms).run())
         await stage.tell_of("u7", User("u7", {"country": "SE"}))
         await stage.tell_of("u8", User("u8", {"country": "SE"}))
         await replay(toy_dataset(300), stage.settings)
@@ -571,7 +568,7 @@ def test_erasures_that_waited_for_the_trainer_come_before_the_first_training(
         await stage.tell_of("u7", None)
         hold_back(monkeypatch, stage, stage.topics.users)
         stage.settings = replace(stage.settings, train_first_events=1)
-        task = asyncio.create_task(stage.trainer(Reader(), wall_clock).run())
+        task = asyncio.create_task(stage.trainer(Reader(), wall_ms).run())
         await until(lambda: seen, task)
         await cancelled(task)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from efficientrec.errors import SettingInvalid
 from efficientrec.evaluation.questions import Question, Split, asking, knowing, known_first
 from efficientrec.interactions import LIKED
+from efficientrec.spans import steps
 from efficientrec.training.data import TrainingData
 
 ASKED_MIN = 50
@@ -170,7 +171,7 @@ def _fifth(data: TrainingData, events: NDArray[np.bool_], draw: NDArray[np.float
     mine = mine[np.lexsort((draw[mine], data.user[mine]))]
     of = data.user[mine]
     count = np.bincount(of, minlength=data.users)
-    rank = np.arange(len(of)) - np.searchsorted(of, of)
+    rank = steps(count)
     chosen = np.zeros(len(data), np.bool_)
     chosen[mine[rank < np.maximum(1, np.round(0.2 * count[of]))]] = True
     return chosen

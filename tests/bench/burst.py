@@ -26,8 +26,9 @@ import numpy as np
 from rich.console import Console
 
 from efficientrec.profile import HEADER
+from streams.clock import wall_ms
 from tests.bench import machine
-from tests.bench.traffic import now_ms, outcomes, poured, until_handled
+from tests.bench.traffic import outcomes, poured, until_handled
 from tests.bench.watched import LIMIT_SECONDS, PARTITIONS, event_of, serving, world_of
 from tests.integration.harness import KeyValue, Worker, World
 
@@ -100,7 +101,7 @@ def _events(users: int, first: int) -> Iterator[KeyValue]:
     for group in range(0, users, GROUP):
         keys = [f"user-{number}" for number in range(group, min(group + GROUP, users))]
         for number in range(first, first + EVENTS_PER_USER):
-            at = now_ms()
+            at = wall_ms()
             yield from ((key.encode(), event_of(key, number, at)) for key in keys)
 
 

@@ -25,10 +25,11 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
+from streams.clock import wall_ms
 from tests.bench import machine
 from tests.bench.spread import spread
 from tests.bench.synthetic import synthetic_model
-from tests.bench.traffic import now_ms, outcomes
+from tests.bench.traffic import outcomes
 from tests.bench.watched import LIMIT_SECONDS, PARTITIONS, WARM_USERS, event_of, world_of
 from tests.integration.harness import Worker, World
 
@@ -124,7 +125,7 @@ def _round(world: World, count: int, users: int) -> Round:
 def _interact(world: World, kind: str, users: int) -> None:
     """One event of each of so many new users."""
     keys = [f"{kind}-{number}" for number in range(users)]
-    records = [(key.encode(), event_of(key, number, now_ms())) for number, key in enumerate(keys)]
+    records = [(key.encode(), event_of(key, number, wall_ms())) for number, key in enumerate(keys)]
     world.produce(world.topics.interactions, records)
 
 

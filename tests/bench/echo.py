@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Sequence
 
 import msgspec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
+from streams.clock import wall_ms
 from streams.connection import Connection
 from streams.outbox import BATCH_BYTES
 from streams.settings import Settings
@@ -57,7 +57,7 @@ async def run(task: Task) -> None:
 
 async def _written(wire: KafkaWire, topic: str, partition: int, keys: Sequence[bytes], value: bytes) -> None:
     """Returns when the broker has a record of this value for each key."""
-    now_ms, most = time.time_ns() // 1_000_000, BATCH_BYTES // len(value)
+    now_ms, most = wall_ms(), BATCH_BYTES // len(value)
     for first in range(0, len(keys), most):
         records = [(key, value) for key in keys[first : first + most]]
         await wire.append(topic, partition, UNFENCED, -1, records, now_ms)

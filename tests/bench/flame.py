@@ -19,8 +19,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from streams.clock import wall_ms
 from tests.bench import machine
-from tests.bench.traffic import now_ms, outcomes, poured, until_handled
+from tests.bench.traffic import outcomes, poured, until_handled
 from tests.bench.watched import LIMIT_SECONDS, event_of, serving, world_of
 from tests.integration.harness import KeyValue
 
@@ -81,7 +82,7 @@ def without_paths(picture: str, folders: list[Path]) -> str:
 
 
 def _events(events: int) -> Iterator[KeyValue]:
-    at = now_ms()
+    at = wall_ms()
     for number in range(events):
         user = f"user-{number}"
         yield user.encode(), event_of(user, number, at)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from yarl import URL
 from efficientrec import profile
 from efficientrec.artifact import load
 from efficientrec.recommend import recommend
+from streams.clock import wall_ms
 from streams.lists import Cause, personal_lists
 from streams.records import Trigger, decode_interactions, rfc3339
 from streams.settings import Settings
@@ -82,7 +82,7 @@ def create_idiomatic(task: Task) -> faust.App:
     async def refresh(stream: Any) -> None:
         async for event in stream.events():
             message = event.message
-            now = time.time_ns() // 1_000_000
+            now = wall_ms()
             decoded = decode_interactions(
                 [event.value], [event.key], [message.offset], [now], now, settings.policy, 86_400_000
             )

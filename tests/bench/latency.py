@@ -30,10 +30,11 @@ import numpy as np
 from rich.console import Console
 
 from streams.children import start_child
+from streams.clock import wall_ms
 from tests.bench import echo, machine
 from tests.bench.synthetic import synthetic_model
 from tests.bench.throughput import raw_task
-from tests.bench.traffic import now_ms, steady
+from tests.bench.traffic import steady
 from tests.bench.watched import Delays, Others, serving, watched, world_of
 from tests.integration.harness import Worker, World
 
@@ -171,7 +172,7 @@ async def _saturation(player: Player) -> float:
     """Lists a second out of a backlog."""
     others = player.others
     others.due = {}
-    records = [others.record(number, now_ms()) for number in range(BACKLOG)]
+    records = [others.record(number, wall_ms()) for number in range(BACKLOG)]
     player.process.send_signal(signal.SIGSTOP)
     for key, value in records:
         await player.producer.send(player.topic, value, key=key)
@@ -219,9 +220,9 @@ async def _through(
 
     async def event() -> None:
         await asyncio.sleep(seconds / 2)
-        times.append(now_ms())
+        times.append(wall_ms())
         await happens()
-        times.append(now_ms())
+        times.append(wall_ms())
 
     happening = asyncio.create_task(event())
     events, _ = await _round(player, per_second, seconds)

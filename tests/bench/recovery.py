@@ -38,6 +38,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
+from streams.clock import wall_ms
 from streams.placement import partition_of
 from streams.settings import Settings
 from tests.bench import machine
@@ -45,7 +46,7 @@ from tests.bench.histories import names, packed
 from tests.bench.restoring import Note, RestoringWorker
 from tests.bench.spread import spread
 from tests.bench.synthetic import synthetic_model
-from tests.bench.traffic import now_ms, producer_for
+from tests.bench.traffic import producer_for
 from tests.bench.watched import LIMIT_SECONDS, PARTITIONS, Delays, event_of, watched
 from tests.integration.harness import World
 
@@ -215,7 +216,7 @@ class _Probes:
             if partition in missing:
                 missing.remove(partition)
                 due[key] = int(begun_ms)
-                event = event_of(key.decode(), number, now_ms())
+                event = event_of(key.decode(), number, wall_ms())
                 await self._producer.send_and_wait(self._world.topics.interactions, event, key=key)
         found = await self._delays.of(due)
         return min(found) / 1000, max(found) / 1000

@@ -25,11 +25,12 @@ from rich.console import Console
 
 from efficientrec.interactions import key_of
 from efficientrec.model import Model
+from streams.clock import wall_ms
 from streams.records import Interaction, encode
 from tests.bench import machine
 from tests.bench.spread import spread
 from tests.bench.synthetic import synthetic_model
-from tests.bench.traffic import lag, now_ms, outcomes, producer_for, steady, until_handled
+from tests.bench.traffic import lag, outcomes, producer_for, steady, until_handled
 from tests.integration.harness import KeyValue, Worker, World
 from tests.toy import additive
 
@@ -101,8 +102,8 @@ class Stream:
         return (
             b"\x00not JSON",
             b'{"event_type":"like"}',
-            encode(Interaction("like", "somebody else", "item-1", now_ms())),
-            encode(Interaction("no such type", user, "item-1", now_ms())),
+            encode(Interaction("like", "somebody else", "item-1", wall_ms())),
+            encode(Interaction("no such type", user, "item-1", wall_ms())),
             encode(Interaction("like", user, "item-1", "yesterday")),
         )[number % 5]
 

@@ -27,10 +27,10 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
+from streams.clock import wall_ms
 from tests.bench import machine
 from tests.bench.spread import spread
 from tests.bench.synthetic import synthetic_model
-from tests.bench.traffic import now_ms
 from tests.bench.watched import LIMIT_SECONDS, PARTITIONS, event_of, world_of
 from tests.integration.harness import Worker, World
 
@@ -99,7 +99,7 @@ def _start(world: World) -> Start:
     """One worker from its start to its first list, and idle after that."""
     world.create_topics()
     world.release(synthetic_model())
-    world.produce(world.topics.interactions, [(b"first", event_of("first", 0, now_ms()))])
+    world.produce(world.topics.interactions, [(b"first", event_of("first", 0, wall_ms()))])
     worker = world.worker("only", CachingWorker)
     begun = time.perf_counter()
     worker.start()

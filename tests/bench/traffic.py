@@ -15,16 +15,13 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaProducer
 
+from streams.clock import wall_ms
 from streams.placement import partition_of
 from tests.integration.harness import KeyValue, Worker, World
 
 TICK_SECONDS = 0.002
 BATCH_BYTES = 256 * 1024
 """Of one partition, that may wait for the broker before a sender has to: more than a second of what is sent here."""
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def producer_for(world: World) -> Any:
@@ -45,7 +42,7 @@ async def steady(
         if not sent.cancelled() and (error := sent.exception()) is not None:
             failures.append(error)
 
-    begun, clock = now_ms(), time.perf_counter()
+    begun, clock = wall_ms(), time.perf_counter()
     total, number = round(per_second * seconds), 0
     while number < total and not failures:
         due = min(total, int((time.perf_counter() - clock) * per_second) + 1)

@@ -31,6 +31,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from streams.broker import free_port
+from streams.clock import wall_ms
 from streams.placement import partition_of
 from streams.records import Interaction, encode
 from streams.settings import PREFIX, Settings
@@ -182,7 +183,7 @@ class Load:
     def _event(self) -> Interaction:
         user = int(self._random.integers(USERS))
         item = ITEMS[2 * min(int(self._random.geometric(0.25)) - 1, len(ITEMS) // 2 - 1) + user % 2]
-        return Interaction("like", f"u{user}", item, time.time_ns() // 1_000_000)
+        return Interaction("like", f"u{user}", item, wall_ms())
 
 
 @dataclass
@@ -284,7 +285,7 @@ def running(folder: Path) -> Iterator[Installation]:
             each.start()
         for worker in workers:
             world.wait_for_metric(worker, "efficientrec_partitions_assigned", PARTITIONS / len(workers))
-        world.release(toy_model("fresh"), made_ms=time.time_ns() // 1_000_000)
+        world.release(toy_model("fresh"), made_ms=wall_ms())
         for worker in workers:
             world.wait_for_metric(worker, 'efficientrec_model_swaps_total{outcome="installed"}', 1)
         targets = {
@@ -329,7 +330,7 @@ def a_producer_hashes_in_its_own_way(here: Installation) -> Iterator[float]:
         producer: Any = AIOKafkaProducer(bootstrap_servers=here.world.address)
         await producer.start()
         for number in range(20):
-            event = Interaction("like", f"elsewhere-{number}", ITEMS[0], time.time_ns() // 1_000_000)
+            event = Interaction("like", f"elsewhere-{number}", ITEMS[0], wall_ms())
             key = event.user_id.encode()
             wrong = (partition_of(key, PARTITIONS) + 1) % PARTITIONS
             await producer.send(here.world.topics.interactions, encode(event), key=key, partition=wrong)
@@ -343,11 +344,9 @@ def a_producer_hashes_in_its_own_way(here: Installation) -> Iterator[float]:
 @contextmanager
 def a_damaged_model_is_released(here: Installation) -> Iterator[float]:
     moment = time.monotonic()
-    here.world.release(toy_model("damaged"), damaged=True, made_ms=time.time_ns() // 1_000_000)
+    here.world.release(toy_model("damaged"), damaged=True, made_ms=wall_ms())
     yield moment
-    here.world.release(
-        toy_model("mended"), made_ms=time.time_ns() // 1_000_000
-    )  # a worker that starts needs a good one
+    here.world.release(toy_model("mended"), made_ms=wall_ms())  # a worker that starts needs a good one
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from efficientrec.recompute import Event, recompute
 from streams import topics
 from streams.broker import free_port
 from streams.children import start_child, stop_child
+from streams.clock import wall_ms
 from streams.cloudevents import completed
 from streams.connection import Connection
 from streams.disk import OFFSET_KEY
@@ -370,7 +371,7 @@ class World:
         whose: how the ids of the users of interest begin.
         """
         policy, events = self.settings.policy, defaultdict(list)
-        latest = (time.time_ns() // 1_000_000) + int(1000 * self.settings.future_tolerance_seconds)
+        latest = wall_ms() + int(1000 * self.settings.future_tolerance_seconds)
         for record in self.read(self.topics.interactions):
             try:
                 event = decode_interaction(completed(record.value, record.headers), record.key, policy, latest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from efficientrec.profile import HEADER, LAYOUT
 from streams.audit import audit
 from streams.broker import free_port
+from streams.clock import wall_ms
 from streams.log import read_log
 from streams.records import Interaction, Item, User, encode
 from streams.restore import restore
@@ -54,7 +54,7 @@ def world_on(kafka: NativeKafka, folder: Path, **settings: Any) -> Iterator[Worl
 
 def expect_sound(world: World) -> None:
     """As `efficientrec audit` says; and by the tests' own reckoning, lists as well."""
-    found = asyncio.run(audit(world.settings, time.time_ns() // 1_000_000))
+    found = asyncio.run(audit(world.settings, wall_ms()))
     assert found.checked > 0
     assert found.different == []
     expect_exact_rows(world, world.rows())
@@ -207,7 +207,7 @@ def test_from_the_log_alone_an_installation_comes_back(apache_kafka: NativeKafka
             latter.start("worker")
             latter.wait_until_handled()
 
-            found = asyncio.run(audit(latter.settings, time.time_ns() // 1_000_000))
+            found = asyncio.run(audit(latter.settings, wall_ms()))
             assert found.checked == len(former.accepted())
             assert found.different == []
 
@@ -303,7 +303,7 @@ def test_without_a_backup_a_model_is_learned_anew_from_the_log(apache_kafka: Nat
         world.interact(*chance(2, 200, USERS))
         world.wait_until_handled()
 
-        found = asyncio.run(audit(world.settings, time.time_ns() // 1_000_000))
+        found = asyncio.run(audit(world.settings, wall_ms()))
         assert found.checked > 0
         assert found.different == []
 
