@@ -596,7 +596,7 @@ def _manifest(filesystem: Any, path: str, sha256: str | None = None) -> _Manifes
     """None where there is none that can be read, or not the one with this digest."""
     try:
         with filesystem.open(posixpath.join(path, artifact.MANIFEST), "rb") as file:
-            content = file.read()
+            content = file.read(artifact.MANIFEST_BYTES_MAX)
         if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
             raise ArtifactCorrupt("it is not what was released")
         return msgspec.json.decode(content, type=_Manifest)
