@@ -170,6 +170,15 @@ def test_batches_that_cannot_be_unpacked_hold_up_nobody_and_are_committed_past(s
     assert worker.answer("/readyz") == (200, "ok")
 
 
+def test_what_a_worker_keeps_is_for_its_user_alone(served: World) -> None:
+    kept = served.worker("only").state_dir
+
+    served.interact(like("somebody", "a1"))
+    served.wait_until_handled()
+
+    assert {path.stat().st_mode & 0o777 for path in (kept, *kept.glob("partition-*"))} == {0o700}
+
+
 def test_demographics_reach_the_row_and_a_null_erases_row_and_list(served: World) -> None:
     served.interact(like("anna", "a1"), like("bert", "b1"))
     served.wait_until_handled()
