@@ -255,6 +255,23 @@ def test_the_rules_are_those_of_prometheus() -> None:
     assert current, "rules.yaml is not current; run: python -m deploy.kubernetes.rules"
 
 
+def test_where_workers_are_scaled_nothing_else_says_how_many_there_are(tmp_path: Path) -> None:
+    """Else `kubectl apply` would take away what the autoscaler has added, and every worker that goes stops all."""
+    made = {"kind": "Kustomization", "resources": [str(KUBERNETES / "base")]}
+    made["components"] = [str(KUBERNETES / "components/keda")]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(made))
+
+    (worker,) = of(tmp_path, "StatefulSet")
+    (scaled,) = of(tmp_path, "ScaledObject")
+
+    assert "replicas" not in worker["spec"]
+    for version in (OLDEST, NEWEST):
+        kubernetes_validate.validate(worker, version, strict=True)
+    (before,) = (each for each in build(KUBERNETES / "base") if each["kind"] == "StatefulSet")
+    assert scaled["spec"]["minReplicaCount"] == before["spec"].pop("replicas")
+    assert worker == before
+
+
 def test_workers_are_scaled_to_no_more_than_the_partitions() -> None:
     (scaled,) = yaml.safe_load_all((KUBERNETES / "components/keda/scaled.yaml").read_text())
     base = build(KUBERNETES / "base")
