@@ -325,6 +325,8 @@ class Trainer:
             serving=self._world.release,
             items=list(self._world.items.values()),
             users=self._world.users,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
         )
         log.info("training %s on %d interactions", job.version, rows, extra={"model_version": job.version})
         loop = asyncio.get_running_loop()

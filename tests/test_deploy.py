@@ -229,8 +229,8 @@ def test_the_images_run_as_a_user_without_rights_and_the_worker_has_no_torch() -
     for target in ("worker", "trainer"):
         assert re.search(r"^USER 10001:10001$", named[target], re.MULTILINE)
         assert "HEALTHCHECK" in named[target]
-    assert "[signed,train]" in named["trainer-build"]
-    assert "[signed]" in named["worker-build"]
+    assert "[signed,traces,train]" in named["trainer-build"]
+    assert "[signed,traces]" in named["worker-build"]
     assert "train]" not in named["worker-build"] + named["worker"]
     assert "--from=worker-build" in named["worker"]
     for stage in (named["worker-build"], named["trainer-build"]):

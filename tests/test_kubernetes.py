@@ -100,6 +100,7 @@ def test_every_process_starts_with_settings_that_exist(overlay: Path) -> None:
         settings = Settings.load({name: value for name, value in given.items() if name not in files} | passwords)
         shared.add((settings.broker, settings.partitions, settings.prefix, settings.group, settings.security_protocol))
         assert settings.metrics_host == "0.0.0.0"
+        assert settings.log_format == "json"
         assert settings.server_host == ("0.0.0.0" if container["name"] == "server" else "127.0.0.1")
 
     assert len(shared) == 1, "processes that share the topics must agree on them"
