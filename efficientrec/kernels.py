@@ -386,6 +386,9 @@ def vote_and_rank(
     item_places: NDArray[np.int32] | None,
     item_vectors: NDArray[np.float32],
     item_bias: NDArray[np.float32],
+    popularity: np.float32,
+    newcomer_popularity: np.float32,
+    newcomer_events: int,
     item_keys: NDArray[np.uint64],
     table: NDArray[np.uint64],
     place: NDArray[np.int32],
@@ -407,7 +410,8 @@ def vote_and_rank(
     owner_*, anchor_*, neighbour_* (owners, L): shortlists, best first, -1 for none. popular (p,): for who has too few
     candidates. item_places (items, K): which columns of taste the columns of item_vectors are compared with; None where
     they are multiplied, for which numba compiles a kernel of its own.
-    kept (users,): records of profile.KEPT. table, place: as in `lookup`, over item_keys.
+    item_bias counts popularity times for everybody, and up to newcomer_popularity times more for who has done fewer
+    than newcomer_events things. kept (users,): records of profile.KEPT. table, place: as in `lookup`, over item_keys.
     place_of (items,): room to work in, -1 everywhere before and after.
     items, scores (users, N), strongest, part (users, N, 2): filled; strongest cluster and anchor of each item and the
     part each gave. ranked (users,): how many items were left to rank.
@@ -489,8 +493,9 @@ def vote_and_rank(
                 votes[candidate] = -np.inf
             else:
                 left += 1
-        # 3. Who has hardly a candidate left gets what is popular, with no vote behind it.
-        if left < 2 * size:
+        # 3. Who is new, or has hardly a candidate left, gets what is popular, with no vote behind it.
+        newness = max(np.float32(0.0), np.float32(1.0) - np.float32(row.events) / np.float32(max(newcomer_events, 1)))
+        if left < 2 * size or newcomer_popularity * newness > 0:
             for index in range(len(popular)):
                 item = popular[index]
                 if place_of[item] < 0 and not _is_out(item, blocked, item_keys, mine):
@@ -505,15 +510,16 @@ def vote_and_rank(
         for index in range(known):
             mine[row.seen[index] >> 6] = 0
         # 4. Exact scores, and the best N with what speaks for each.
-        if exact:
-            for candidate in range(count):
-                if votes[candidate] > -np.inf:
-                    item = found[candidate]
+        liking = popularity + newcomer_popularity * newness
+        for candidate in range(count):
+            if votes[candidate] > -np.inf:
+                item = found[candidate]
+                votes[candidate] += liking * item_bias[item]
+                if exact:
                     if item_places is None:
-                        votes[candidate] += _dot(taste[user], item_vectors[item]) + item_bias[item]
+                        votes[candidate] += _dot(taste[user], item_vectors[item])
                     else:
                         votes[candidate] += _overlap(taste[user], item_places[item], item_vectors[item])
-                        votes[candidate] += item_bias[item]
         chosen = top(votes[:count], size, order, best)
         for rank in range(size):
             if rank < chosen and best[rank] > -np.inf:

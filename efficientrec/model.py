@@ -37,6 +37,17 @@ class Blend:
     neighbour_decay: float = 1.0
     neighbour_nominees: int = 1000
     """How many of the items that one resembles become candidates; the others only add to the votes of candidates."""
+    popularity: float = 1.0
+    """What the items' bias counts."""
+    newcomer_popularity: float = 0.0
+    """What it counts beyond that for who has done nothing yet. It falls to nothing along a straight line, ..."""
+    newcomer_events: int = 0
+    """... until he has done so much. Till then what is popular is always among the candidates."""
+
+    def liking(self, events: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(users,) what the items' bias counts for users who have done so much."""
+        newness = np.maximum(0, 1 - events / max(self.newcomer_events, 1))
+        return (self.popularity + self.newcomer_popularity * newness).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +138,12 @@ class Model:
             self._expect(nominees >= 0, f"{name}.neighbour_nominees is {nominees}", "0 or more")
             for field, decay in (("anchor_decay", blend.anchor_decay), ("neighbour_decay", blend.neighbour_decay)):
                 self._expect(0 <= decay <= 1, f"{name}.{field} is {decay}", "0 to 1")
-            for field in ("cluster_weight", "anchor_weight", "neighbour_weight"):
+            for field in (
+                *(f"{voice}_weight" for voice in VOICES),
+                "popularity",
+                "newcomer_popularity",
+                "newcomer_events",
+            ):
                 weight = getattr(blend, field)
                 self._expect(0 <= weight < math.inf, f"{name}.{field} is {weight}", "a number that is not negative")
 

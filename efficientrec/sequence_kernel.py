@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from efficientrec.compiled import compiled
 from efficientrec.kernels import dense
 
-BUILT_ON = "aa26fb815cfb6259"  # see compiled.py
+BUILT_ON = "e60636cc2e5e8e4b"  # see compiled.py
 Floats = NDArray[np.float32]
 EPSILON = np.float32(1e-5)  # torch's, of the variance of a norm
 

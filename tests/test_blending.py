@@ -12,10 +12,14 @@ from efficientrec.shortlists import Shortlists
 from efficientrec.training import blending, trials
 from efficientrec.training.blending import Unvoiced, Voices
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.trials import Gains
+from efficientrec.training.trials import Gains, Judged, Jury
 from tests.toy import like, rows_after, toy_model
 
 MODEL = Unvoiced(toy_model(), np.linspace(1, 0, 16), unit=0.5)
+
+
+def jury(judged: Judged) -> Jury:
+    return Jury(users=judged, newcomers=judged)
 
 
 def test_weights_are_in_units_of_what_tells_items_apart() -> None:
@@ -24,7 +28,7 @@ def test_weights_are_in_units_of_what_tells_items_apart() -> None:
     model = MODEL.speaking(voices)
 
     assert (model.blend.cluster_weight, model.blend.anchor_weight, model.blend.neighbour_weight) == (1.0, 2.0, 3.0)
-    assert model.item_bias[0] == 4.0
+    assert model.blend.popularity * model.item_bias[0] == 4.0
     model.check()
 
 
@@ -54,14 +58,14 @@ def test_the_voices_that_do_best_are_found_and_noise_changes_nothing() -> None:
         best = blend.anchor_weight == 4.0 * MODEL.unit and blend.anchors > 0
         return Gains(np.full(4, 1.0 if best else 0.5), np.ones(4, np.int32))
 
-    chosen = blending.choose(MODEL, [judged], Recipe())
+    chosen = blending.choose(MODEL, jury([judged]), Recipe())
 
     assert chosen.anchor_weight == 4.0
     assert replace(chosen, anchor_weight=start.anchor_weight, neighbours=start.neighbours, alone=None) == start
 
 
 def test_a_voice_that_adds_nothing_is_silenced() -> None:
-    chosen = blending.choose(MODEL, [lambda model: Gains(np.full(4, 0.5), np.ones(4, np.int32))], Recipe())
+    chosen = blending.choose(MODEL, jury([lambda model: Gains(np.full(4, 0.5), np.ones(4, np.int32))]), Recipe())
 
     assert (chosen.neighbours, chosen.anchors) == (0, 0)
     MODEL.speaking(chosen).check()
@@ -76,7 +80,7 @@ def test_what_helps_one_user_of_many_may_be_luck(lucky: int, anchor_weight: floa
         each[-1] -= 0.4 * change
         return Gains(each, np.ones(100, np.int32))
 
-    assert blending.choose(MODEL, [judged], Recipe()).anchor_weight == anchor_weight
+    assert blending.choose(MODEL, jury([judged]), Recipe()).anchor_weight == anchor_weight
 
 
 def test_what_is_plainly_worse_is_not_asked_everything() -> None:
@@ -91,7 +95,7 @@ def test_what_is_plainly_worse_is_not_asked_everything() -> None:
 
         return judged
 
-    blending.choose(MODEL, [part(0), part(1)], Recipe())
+    blending.choose(MODEL, jury([part(0), part(1)]), Recipe())
 
     assert any(blend.anchor_weight == 0 for blend in asked[0])
     assert not any(blend.anchor_weight == 0 for blend in asked[1])
@@ -115,7 +119,7 @@ def test_what_helps_only_together_is_found() -> None:
         changed = (model.blend.neighbours == 64) + (model.blend.neighbour_decay == 1.0)
         return Gains(np.full(4, (0.5, 0.4, 0.6)[changed]), np.ones(4, np.int32))
 
-    chosen = blending.choose(MODEL, [judged], Recipe())
+    chosen = blending.choose(MODEL, jury([judged]), Recipe())
 
     assert (chosen.neighbours, chosen.neighbour_decay) == (64, 1.0)
 
@@ -125,4 +129,24 @@ def test_what_scores_too_many_items_is_marked_down() -> None:
         greedy = model.blend.neighbour_nominees > 50  # type: ignore[attr-defined]
         return Gains(np.full(4, 0.6 if greedy else 0.5), np.full(4, 10_000 if greedy else 10))
 
-    assert blending.choose(MODEL, [judged], Recipe()).neighbour_nominees <= 50
+    assert blending.choose(MODEL, jury([judged]), Recipe()).neighbour_nominees <= 50
+
+
+@pytest.mark.parametrize(("cost", "expected"), [(0.0, (10.0, 20)), (0.01, (10.0, 5))])
+def test_newcomers_are_greeted_as_far_as_it_costs_nobody_else(cost: float, expected: tuple[float, int]) -> None:
+    """The louder, up to 10, and the longer it is, the better for newcomers; users pay for more than 5 events."""
+
+    def newcomers(model: Model) -> Gains:
+        loud, long = model.blend.newcomer_popularity, model.blend.newcomer_events
+        gain = 0.1 * (loud == 10.0) + 0.01 * long * (loud > 0)
+        return Gains(np.full(4, 0.5 + gain), np.ones(4, np.int32))
+
+    def users(model: Model) -> Gains:
+        paid = model.blend.newcomer_popularity > 0 and model.blend.newcomer_events > 5
+        return Gains(np.full(4, 0.5 - cost * paid), np.ones(4, np.int32))
+
+    chosen = blending.choose(MODEL, Jury([users], [newcomers]), Recipe())
+
+    assert chosen.alone is not None
+    for voices in (chosen, chosen.alone):
+        assert (voices.newcomer_popularity, voices.newcomer_events) == expected

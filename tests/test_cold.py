@@ -10,11 +10,12 @@ import pytest
 
 from efficientrec.errors import EvaluationLeaks, TrainingImpossible
 from efficientrec.evaluation import cluster_map, cold, protocols, ranks, served, tradeoff
-from efficientrec.evaluation.cold import NewItems, after
+from efficientrec.evaluation.cold import NewItems
 from efficientrec.evaluation.portrait import Portrait, everybody
 from efficientrec.evaluation.questions import Question, asking
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
+from efficientrec.training import trials
 from efficientrec.training.data import TrainingData
 from efficientrec.training.train import Trained, fit, train
 from tests.test_training import QUICK, TASTE, WORLD
@@ -55,7 +56,7 @@ def given_to(question: Question, user: int) -> list[int]:
     [(0, [[], []]), (1, [[0], [4]]), (2, [[0, 1], [4]]), (3, [[0, 1, 2], [4]]), (9, [[0, 1, 2], [4]])],
 )
 def test_a_cold_user_is_one_with_his_first_likes_and_nothing_else(likes: int, expected: list[list[int]]) -> None:
-    question = after(hand_made(), likes)
+    question = hand_made().after(likes)
 
     assert [given_to(question, user) for user in (0, 1)] == expected
     assert question.met.item.tolist() == [item for items in expected for item in items]
@@ -68,7 +69,7 @@ def trained() -> Trained:
 
 
 def test_clusters_vote_for_a_user_of_whom_only_demographics_are_known_as_for_those_like_him(trained: Trained) -> None:
-    question = after(SPLIT.test, 0)
+    question = SPLIT.test.after(0)
 
     lists = served.answer(trained.model, question, 5, exact=False).items
 
@@ -77,7 +78,7 @@ def test_clusters_vote_for_a_user_of_whom_only_demographics_are_known_as_for_tho
 
 
 def test_more_likes_of_a_user_make_better_lists(trained: Trained) -> None:
-    hits = [served.answer(trained.model, after(SPLIT.test, likes), 5).hits.any(axis=1).mean() for likes in (1, 5)]
+    hits = [served.answer(trained.model, SPLIT.test.after(likes), 5).hits.any(axis=1).mean() for likes in (1, 5)]
 
     assert hits[1] >= hits[0] > 0
 
@@ -201,7 +202,7 @@ def test_a_portrait_tells_of_cold_users_new_items_cost_and_clusters() -> None:
         data="toy", split=SPLIT, recipe=QUICK, title=str.upper, progress=lambda *_: None, clock=lambda: 0.0
     ).draw()
 
-    assert [point["events"] for point in told["cold_users"]] == [*cold.EVENTS, None]
+    assert [point["events"] for point in told["cold_users"]] == [*trials.ASKED_AFTER, None]
     for point in told["cold_users"]:
         itemknn = {"itemknn", "ease"} if point["events"] != 0 else set()
         assert point["models"].keys() == {"efficientrec", "efficientrec by votes", "popularity"} | itemknn

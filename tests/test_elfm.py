@@ -158,7 +158,8 @@ def test_the_best_of_a_list_is_the_best_by_min_sum() -> None:
     affinity = np.zeros((len(MODEL.items), len(taste)), np.float32)
     for item, (places, values) in enumerate(zip(MODEL.ranking_places, MODEL.ranking_vectors, strict=True)):
         affinity[item, places[places >= 0]] = values[places >= 0]
-    scores = np.minimum(taste, affinity).sum(axis=1) + MODEL.item_bias
+    popularity = MODEL.blend.popularity + MODEL.blend.newcomer_popularity / 3  # of three events he has done two
+    scores = np.minimum(taste, affinity).sum(axis=1) + popularity * MODEL.item_bias
     chosen, memberships = MODEL.clusters.assign(MODEL.encoder.vector(rows))
     for cluster, membership in zip(chosen[0], memberships[0], strict=True):
         for item, credit in zip(

@@ -8,7 +8,9 @@ import pytest
 from efficientrec.errors import SettingInvalid
 from efficientrec.evaluation import leaks, protocols
 from efficientrec.evaluation.questions import Question, Split
+from efficientrec.training import popularity
 from efficientrec.training.data import TrainingData
+from efficientrec.training.recipe import Recipe
 from tests.test_training import WORLD
 
 
@@ -255,3 +257,14 @@ def test_one_split_is_all_that_a_seed_decides() -> None:
     assert told(protocols.leave_one_out(data, 5, ordered=False)) == told(
         protocols.leave_one_out(data, 5, ordered=False)
     )
+
+
+def test_where_targets_are_of_any_time_what_is_popular_does_not_fade_either() -> None:
+    strong, temporal = protocols.strong(WORLD, 0), protocols.temporal(WORLD, 0)
+    old = np.arange(len(WORLD)) < len(WORLD) // 2
+    years_later = replace(strong.train, at=np.where(old[: len(strong.train)], 0, 10**12).astype(np.int64))
+
+    counted = popularity.decayed(years_later, strong.suited(Recipe()).popularity_half_life_seconds)
+
+    assert counted == pytest.approx(np.bincount(years_later.item, years_later.weight, len(years_later.items)), rel=1e-2)
+    assert temporal.suited(Recipe()) == Recipe()

@@ -150,12 +150,13 @@ def test_who_has_met_all_that_his_clusters_offer_gets_what_is_popular() -> None:
 
 
 def test_by_votes_alone_the_order_is_that_of_the_votes() -> None:
-    rows = rows_after(MODEL, like("anna", "a1"))
+    model = replace(MODEL, votes=replace(MODEL.blend, popularity=0.0))
+    rows = rows_after(model, like("anna", "a1"))
 
-    result = recommend(MODEL, rows, 5, exact=False)
+    result = recommend(model, rows, 5, exact=False)
 
     votes = result.part.sum(axis=2)
-    assert names(MODEL, result)[0] == "a2"
+    assert names(model, result)[0] == "a2"
     assert result.scores[0] == pytest.approx(votes[0])
 
 
@@ -246,13 +247,16 @@ def plain_list(
         return item not in blocked and key_of(model.items.ids[item]) % 65_536 not in met
 
     kept = {item: score for item, score in votes.items() if allowed(item)}
-    if len(kept) < 2 * size:
+    greeting = blend.newcomer_popularity * max(0.0, 1 - events / max(blend.newcomer_events, 1))
+    if len(kept) < 2 * size or greeting > 0:
         kept.update({item: 0.0 for item in model.popular.tolist() if allowed(item) and item not in kept})
+    for item in kept:
+        kept[item] += (blend.popularity + greeting) * float(model.item_bias[item])
     if exact:
         for item in kept:
             fit, places = model.ranking_vectors[item].astype(float), model.ranking_places[item]
             fit = np.minimum(taste[places[places >= 0]], fit[places >= 0]) if is_local else taste * fit
-            kept[item] += float(fit.sum()) + float(model.item_bias[item])
+            kept[item] += float(fit.sum())
     return kept, len(kept)
 
 
@@ -319,3 +323,19 @@ def test_recommending_changes_no_row() -> None:
     recommend(MODEL, rows, 5)
 
     assert same_bits(rows, then)
+
+
+def test_who_is_new_gets_what_is_popular_until_he_is_known() -> None:
+    """b7, in no shortlist of what ann likes, is by far the most popular."""
+    model = toy_model()
+    popular = model.items.ids.index("b7")
+    bias = np.zeros(len(model.items), np.float32)
+    bias[popular] = 1.0
+    greeting = replace(model.blend, popularity=0.0, newcomer_popularity=100.0, newcomer_events=3)
+    model = replace(model, item_bias=bias, popular=np.array([popular], np.int32), blend=greeting)
+    acts = [like("ann", f"a{number}") for number in range(4)]
+
+    lists = [recommend(model, rows_after(model, *acts[:events]), 3).items[0].tolist() for events in (1, 2, 3, 4)]
+
+    assert [items[0] == popular for items in lists] == [True, True, False, False]
+    assert all(popular not in items for items in lists[2:])

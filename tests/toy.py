@@ -250,6 +250,9 @@ def random_model(
             neighbours=5,
             neighbour_decay=0.9,
             neighbour_nominees=2,
+            popularity=0.6,
+            newcomer_popularity=1.7,
+            newcomer_events=3,
         ),
     )
 

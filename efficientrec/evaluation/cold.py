@@ -25,22 +25,10 @@ from efficientrec.recommend import recommend
 from efficientrec.training.data import TrainingData
 from efficientrec.training.descriptions import token_matrix
 
-EVENTS = (0, 1, 2, 3, 5, 10)
-"""Likes after which a user is asked; 0 where demographics are known."""
 NEW_SHARE = 0.05
 """Of the items that are described and were met, taken out as new."""
 TOKENS = (3, 3000)
 """A token must be shared by so many items to say anything; at most so many are told apart."""
-
-
-def after(question: Question, likes: int) -> Question:
-    """The same question to users who have liked no more than their first few items, and done nothing else."""
-    count = np.diff(question.start)
-    owner = np.repeat(np.arange(len(question)), count)
-    liked = question.given.weight[question.event] > 0
-    before: NDArray[np.int64] = np.cumsum(liked) - liked
-    rank = before - np.repeat(np.concatenate((before, [0]))[question.start[:-1]], count)
-    return _keeping(question, owner, liked & (rank < likes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +71,8 @@ def _without(question: Question, new: NDArray[np.bool_]) -> Question:
 def _asking_for(question: Question, new: NDArray[np.bool_]) -> Question:
     """The question for what the users liked of the new items, whether that was given or asked for."""
     unknown = _everywhere(question, new)
-    owner = np.repeat(np.arange(len(question)), np.diff(question.start))
     item, weight = question.given.item[question.event], question.given.weight[question.event]
-    liked = Pairs.of(owner[weight > 0], item[weight > 0], len(question), question.wanted.items)
+    liked = Pairs.of(question.owner()[weight > 0], item[weight > 0], len(question), question.wanted.items)
     key = np.union1d(liked.key, question.wanted.key)
     wanted = _only(Pairs(len(question), question.wanted.items, key), unknown)
     return _answerable(replace(_forgetting(question, unknown), wanted=wanted, judged=wanted, favoured=wanted))
@@ -98,22 +85,9 @@ def _everywhere(question: Question, new: NDArray[np.bool_]) -> NDArray[np.bool_]
 
 def _forgetting(question: Question, unknown: NDArray[np.bool_]) -> Question:
     """With nothing given of the unknown items."""
-    owner = np.repeat(np.arange(len(question)), np.diff(question.start))
-    kept = _keeping(question, owner, ~unknown[question.given.item[question.event]])
+    kept = question.keeping(~unknown[question.given.item[question.event]])
     known = ~unknown[question.given.item]
     return replace(kept, given=question.given.chosen(known), event=(np.cumsum(known) - 1)[kept.event])
-
-
-def _keeping(question: Question, owner: NDArray[np.int64], kept: NDArray[np.bool_]) -> Question:
-    """With some of the given events (of `event`) only. owner: which user's each is."""
-    event = question.event[kept]
-    count = np.bincount(owner[kept], minlength=len(question))
-    return replace(
-        question,
-        event=event,
-        start=np.concatenate(([0], np.cumsum(count))).astype(np.int64),
-        met=Pairs.of(owner[kept], question.given.item[event], len(question), question.met.items),
-    )
 
 
 def _only(pairs: Pairs, items: NDArray[np.bool_]) -> Pairs:
@@ -155,9 +129,10 @@ class Exactly:
 
     def scores(self, question: Question) -> NDArray[np.float32]:
         model, listed = self.model, np.flatnonzero(self.listed)
-        taste = model.encoder.taste(served.rows_of(model, question))
+        rows = served.rows_of(model, question)
+        taste = model.encoder.taste(rows)
         vectors, places = model.ranking_vectors[listed], model.ranking_places[listed]
-        exact = np.tile(model.item_bias[listed], (len(question), 1))
+        exact = np.outer(model.blend.liking(rows.events), model.item_bias[listed])
         if not places.shape[1]:
             exact += taste @ vectors.T
         for column in range(places.shape[1]):

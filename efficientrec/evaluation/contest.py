@@ -17,7 +17,6 @@ from efficientrec.training.learned import Progress
 from efficientrec.training.recipe import Recipe
 
 LIST_SIZE = max(metrics.SIZES)
-FOREVER_SECONDS = 1e12
 VOICES_USERS = 6000
 """Validation users at most on whom voices are chosen."""
 VOTES = " by votes"
@@ -78,9 +77,7 @@ class Contest:
     def _served(self, name: str, begun: float) -> list[Entry]:
         from efficientrec.training.train import fit, refit
 
-        split, recipe = self.split, replace(self.recipe, encoder=name)
-        if not split.fading:
-            recipe = replace(recipe, half_life_seconds=FOREVER_SECONDS)
+        split, recipe = self.split, self.split.suited(replace(self.recipe, encoder=name))
 
         def progress(step: str, share: float) -> None:
             self.progress(f"{name}: {step}", share)

@@ -51,15 +51,19 @@ def all_of(model: Model, data: TrainingData) -> Rows:
     return folded(model, data, data.user, np.arange(len(data), dtype=np.int64), data.users, everyone)
 
 
-def before_each(model: Model, data: TrainingData, targets: NDArray[np.int64]) -> Rows:
-    """For each target event (n,) the row that its user had just before it."""
-    example, event = met(data, targets, HISTORY_MAX)
+def before_each(
+    model: Model, data: TrainingData, targets: NDArray[np.int64], most: int | NDArray[np.int64] = HISTORY_MAX
+) -> Rows:
+    """For each target event (n,) the row that its user had just before it. most: as in `met`."""
+    example, event = met(data, targets, most)
     return folded(model, data, example, event, len(targets), data.user[targets])
 
 
-def met(data: TrainingData, targets: NDArray[np.int64], most: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def met(
+    data: TrainingData, targets: NDArray[np.int64], most: int | NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """For each target event (n,) the last `most` events of the same user before it, in time order: which target, which
-    event, both (sum of lengths,)."""
+    event, both (sum of lengths,). most: for all of them, or (n,) for each."""
     order = np.argsort(data.user, kind="stable")  # by user, each one's events in time order
     place = np.empty(len(data), np.int64)
     place[order] = np.arange(len(data))

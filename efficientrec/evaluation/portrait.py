@@ -6,7 +6,7 @@ All of it by the strong split: users whom nobody has learned from. Plain numbers
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from efficientrec.errors import TrainingImpossible
 from efficientrec.evaluation import bootstrap, cluster_map, cold, leaks, metrics, ranks, served, tradeoff
 from efficientrec.evaluation.baselines.baseline import Unfit
 from efficientrec.evaluation.baselines.bench import Bench
-from efficientrec.evaluation.contest import FOREVER_SECONDS, LIST_SIZE, VOICES_USERS, VOTES
+from efficientrec.evaluation.contest import LIST_SIZE, VOICES_USERS, VOTES
 from efficientrec.evaluation.pairs import Pairs
 from efficientrec.evaluation.questions import Question, Split
 from efficientrec.evaluation.ranks import Answer, Scorer
@@ -24,6 +24,7 @@ from efficientrec.model import Model
 from efficientrec.training.data import TrainingData
 from efficientrec.training.learned import Progress
 from efficientrec.training.recipe import Recipe
+from efficientrec.training.trials import ASKED_AFTER
 
 TOLD = ("recall@20", "recall@50", "ndcg@20", "ndcg@100", "hit_rate@10", "hit_rate@20")
 """Metrics that are told of each answer."""
@@ -81,7 +82,7 @@ class Portrait:
         def progress(step: str, share: float) -> None:
             self.progress(f"{self.recipe.encoder}: {step}", share)
 
-        recipe = self.recipe if split.fading else replace(self.recipe, half_life_seconds=FOREVER_SECONDS)
+        recipe = split.suited(self.recipe)
         choosing = served.choosing(split.validation, split.criterion, VOICES_USERS, recipe.seed)
         version = f"{recipe.encoder}-portrait-{recipe.seed}"
         return fit(split.train, recipe, version=version, choosing=choosing, progress=progress)[0]
@@ -89,15 +90,13 @@ class Portrait:
     def _cold_users(self, model: Model) -> Iterator[Figures]:
         """By likes that are known, ascending; the last is everything."""
         whole, traits = self.split.test, any(self.split.test.given.traits)
-        likes = np.bincount(
-            np.repeat(np.arange(len(whole)), np.diff(whole.start)), whole.given.weight[whole.event] > 0, len(whole)
-        )
+        likes = whole.likes()
         bench = Bench(self.split, self.recipe.seed, self.progress)
         beside = {name: scorer for name in BESIDE if (scorer := self._baseline(bench, name)) is not None}
-        for events in (*cold.EVENTS, None):
+        for events in (*ASKED_AFTER, None):
             if events == 0 and not traits:
                 continue
-            question = whole if events is None else cold.after(whole, events)
+            question = whole if events is None else whole.after(events)
             # With nothing to go by, only popularity has anything to say beside the demographics.
             asked = {name: scorer for name, scorer in beside.items() if events != 0 or name == "popularity"}
             name = self.recipe.encoder

@@ -13,6 +13,9 @@ from scipy.sparse import csr_matrix
 
 from efficientrec.evaluation.pairs import Pairs
 from efficientrec.training.data import TrainingData
+from efficientrec.training.recipe import Recipe
+
+FOREVER_SECONDS = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,32 @@ class Question:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def keeping(self, kept: NDArray[np.bool_]) -> Question:
+        """The same of users who did only some of what they did. kept: (events,) of `event`."""
+        event, owner = self.event[kept], self.owner()[kept]
+        count = np.bincount(owner, minlength=len(self))
+        return replace(
+            self,
+            event=event,
+            start=np.concatenate(([0], np.cumsum(count))).astype(np.int64),
+            met=Pairs.of(owner, self.given.item[event], len(self), self.met.items),
+        )
+
+    def owner(self) -> NDArray[np.int64]:
+        """Which of the asked users did each of `event`."""
+        return np.repeat(np.arange(len(self)), np.diff(self.start))
+
+    def likes(self) -> NDArray[np.int64]:
+        """(asked,) how many of a user's events have a positive weight."""
+        return np.bincount(self.owner(), self.given.weight[self.event] > 0, len(self)).astype(np.int64)
+
+    def after(self, likes: int | NDArray[np.int64]) -> Question:
+        """The same of users who have liked no more than their first few items, each so many, and done nothing else."""
+        liked = self.given.weight[self.event] > 0
+        before: NDArray[np.int64] = np.cumsum(liked) - liked
+        rank = before - np.concatenate((before, [0]))[self.start[:-1]][self.owner()]
+        return self.keeping(liked & (rank < np.broadcast_to(likes, len(self))[self.owner()]))
 
     def take(self, rows: NDArray[np.integer]) -> Question:
         """The same, asked of some of the users only. rows: places in `users`, ascending."""
@@ -71,7 +100,7 @@ class Question:
     def history(self, items: int, decay: float = 1.0) -> csr_matrix:
         """(asked, items) what each user liked: its weight, times decay for every event of his that came after it. Of
         an item met twice the later time counts. items: how many of the first items are known."""
-        owner = np.repeat(np.arange(len(self)), np.diff(self.start))
+        owner = self.owner()
         age = self.start[owner + 1] - 1 - np.arange(len(self.event))
         item, weight = self.given.item[self.event], self.given.weight[self.event]
         kept = (weight > 0) & (item < items)
@@ -132,6 +161,12 @@ class Split:
     """Milliseconds since the epoch, from which on nothing may be learned; None where time does not divide."""
     fading: bool = True
     """Whether what was long ago tells less of the targets; not where they are drawn from all of a user's time."""
+
+    def suited(self, recipe: Recipe) -> Recipe:
+        """The recipe with which to learn for the split."""
+        if self.fading:
+            return recipe
+        return replace(recipe, half_life_seconds=FOREVER_SECONDS, popularity_half_life_seconds=FOREVER_SECONDS)
 
 
 def known_first(data: TrainingData, learned: NDArray[np.bool_]) -> tuple[TrainingData, int]:

@@ -9,12 +9,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from efficientrec.errors import SettingInvalid, TrainingDiverged, TrainingImpossible
 from efficientrec.evaluation import metrics, served
-from efficientrec.evaluation.contest import FOREVER_SECONDS, VOICES_USERS
+from efficientrec.evaluation.contest import VOICES_USERS
 from efficientrec.evaluation.questions import Split
 from efficientrec.evaluation.spaces import HALF_LIFE, SPACES, Range, Space, with_numbers
 from efficientrec.training.learned import Progress
@@ -107,9 +107,7 @@ class Search:
         """The criterion on validation, and the items scored for a list."""
         from efficientrec.training.train import fit
 
-        split = self.split
-        if not split.fading:
-            recipe = replace(recipe, half_life_seconds=FOREVER_SECONDS)
+        split, recipe = self.split, self.split.suited(recipe)
         choosing = served.choosing(split.validation, split.criterion, VOICES_USERS, recipe.seed)
         model, _ = fit(
             split.train,

@@ -13,14 +13,14 @@ from efficientrec.evaluation.ranks import Answer
 from efficientrec.model import Model
 from efficientrec.profile import Rows, take
 from efficientrec.recommend import recommend
-from efficientrec.training.trials import ANSWERS_MIN, Choosing, Gains, Judged, in_parts
+from efficientrec.training.trials import ANSWERS_MIN, Choosing, Gains, Judged, Jury, few_events, in_parts
 
 ROWS_AT_A_TIME = 4096
 
 
 def rows_of(model: Model, question: Question) -> Rows:
     """The row of each asked user, after everything that was given."""
-    owner = np.repeat(np.arange(len(question), dtype=np.int32), np.diff(question.start))
+    owner = question.owner().astype(np.int32)
     return histories.folded(model, question.given, owner, question.event, len(question), question.users)
 
 
@@ -46,9 +46,12 @@ def choosing(question: Question, criterion: str, most: int, seed: int) -> Choosi
     asked = question.sample(most, seed)
     size = int(criterion.rpartition("@")[2])
 
-    def given(model: Model) -> Judged:
-        rows = rows_of(model, asked)
+    newly = asked.after(few_events(len(asked), seed))
 
+    def given(model: Model) -> Jury:
+        return Jury(users=judged_by(rows_of(model, asked)), newcomers=judged_by(rows_of(model, newly)))
+
+    def judged_by(rows: Rows) -> Judged:
         def part(chosen: NDArray[np.int64]) -> Callable[[Model], Gains]:
             some, wanted = take(rows, chosen), asked.take(chosen).wanted
 

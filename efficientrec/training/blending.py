@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from efficientrec.recommend import recommend
 from efficientrec.shortlists import Shortlists
 from efficientrec.training.data import TrainingData
 from efficientrec.training.recipe import Recipe
-from efficientrec.training.trials import Gains, Judged
+from efficientrec.training.trials import Gains, Judged, Jury
 
 UNIT_USERS = 300
 UNIT_ITEMS = 100
@@ -37,13 +38,19 @@ class Voices:
     neighbour_nominees: int = 4
     popularity: float = 0.1
     """What the most popular item of the moment gains over one that nobody touches."""
+    newcomer_popularity: float = 0.0
+    """What it gains beyond that for who has done nothing yet, falling to nothing ..."""
+    newcomer_events: int = 0
+    """... until he has done so much."""
     dislike: float = 0.0
     """γ: how much a dislike takes from the taste that a like gives."""
     alone: Voices | None = None
     """The voices where votes alone rank; None: as ALONE has them."""
 
 
-ALONE = Voices(cluster_weight=0.4, anchor_weight=0.1, neighbour_weight=1.0, neighbours=64, neighbour_decay=1.0)
+ALONE = Voices(
+    cluster_weight=0.4, anchor_weight=0.1, neighbour_weight=1.0, neighbours=64, neighbour_decay=1.0, popularity=0.0
+)
 """What votes weigh where they alone rank."""
 Grid = Mapping[str, tuple[float, ...]]
 LOUDNESS = "loudness"
@@ -58,7 +65,7 @@ GRID: Grid = {
     "anchor_weight": (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
     "neighbour_weight": (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
     "cluster_weight": (0.01, 0.05, 0.2, 1.0),  # never 0: a cluster that nominates an item is also its reason
-    "popularity": (0.0, 0.1, 0.3, 1.0, 3.0),
+    "popularity": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
     "neighbour_nominees": (0, 1, 4, 16, 50, 100),
     "neighbour_decay": (0.5, 0.7, 0.9, 1.0),
     "neighbours": (2, 8, 16, 32, 64),
@@ -72,6 +79,8 @@ GRID_ALONE: Grid = {
     "neighbour_decay": (0.5, 0.7, 0.9, 1.0),
     "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
 }
+NEWCOMER_POPULARITIES = (0.3, 1.0, 3.0, 10.0, 30.0)
+NEWCOMER_EVENTS = (3, 5, 10, 20)
 SWEEPS = 2
 WORTH = 0.002  # relative gain below which a change is not worth its while
 SURE = 0.25  # standard errors by which a change must gain: of few questions many gains are luck
@@ -94,7 +103,7 @@ class Unvoiced:
         return replace(
             self.model,
             encoder=replace(encoder, dislike=voices.dislike) if isinstance(encoder, EfficientRecEncoder) else encoder,
-            item_bias=(voices.popularity * self.unit * self.popularity).astype(np.float32),
+            item_bias=self._bias(),
             blend=_blend(voices, self.unit),
             votes=_blend(voices.alone or ALONE, self.unit),
         )
@@ -103,7 +112,10 @@ class Unvoiced:
         """The model with these votes and nothing else."""
         model = self.model
         zeros = np.zeros_like(model.ranking_vectors)
-        return replace(model, blend=_blend(alone, self.unit), ranking_vectors=zeros, item_bias=0 * model.item_bias)
+        return replace(model, blend=_blend(alone, self.unit), ranking_vectors=zeros, item_bias=self._bias())
+
+    def _bias(self) -> NDArray[np.float32]:
+        return (self.unit * self.popularity).astype(np.float32)
 
 
 def _blend(voices: Voices, unit: float) -> Blend:
@@ -116,6 +128,9 @@ def _blend(voices: Voices, unit: float) -> Blend:
         neighbours=int(voices.neighbours),
         neighbour_decay=voices.neighbour_decay,
         neighbour_nominees=int(voices.neighbour_nominees),
+        popularity=voices.popularity,
+        newcomer_popularity=voices.newcomer_popularity,
+        newcomer_events=int(voices.newcomer_events),
     )
 
 
@@ -137,15 +152,20 @@ def leveled(lists: Shortlists) -> Shortlists:
     return Shortlists(lists.items, lists.scores / np.float32(first.mean() if len(first) else 1))
 
 
-def choose(model: Unvoiced, judged: Judged, recipe: Recipe) -> Voices:
-    """The voices with the best NDCG beside exact scores, and alone.
+def choose(model: Unvoiced, jury: Jury, recipe: Recipe) -> Voices:
+    """The voices with the best NDCG beside exact scores, and alone; then what newcomers hear beyond that.
 
-    judged: of held-out questions. What scores more items for a list than the recipe allows is marked down by as much.
+    What scores more items for a list than the recipe allows is marked down by as much.
     """
     limit = max(recipe.scored_min, recipe.scored_share * len(model.model.items))
     grid = GRID if recipe.dislikes else {**GRID, "dislike": ()}
-    voices = _spared(Voices(), grid, _Contest(judged, model.speaking, limit))
-    return replace(voices, alone=_spared(ALONE, GRID_ALONE, _Contest(judged, model.silent, limit)))
+
+    def chosen(start: Voices, grid: Grid, speaking: Callable[[Voices], Model]) -> Voices:
+        users = _Contest(jury.users, speaking, limit)
+        newcomers = _Contest(jury.newcomers, speaking, limit + recipe.popular)
+        return _greeting(_spared(start, grid, users), users, newcomers)
+
+    return replace(chosen(Voices(), grid, model.speaking), alone=chosen(ALONE, GRID_ALONE, model.silent))
 
 
 class _Contest:
@@ -189,6 +209,17 @@ def _spared(start: Voices, grid: Grid, contest: _Contest) -> Voices:
         if contest.worth(quieter).mean() >= contest.worth(voices).mean() * (1 - WORTH):
             voices = quieter
     return voices
+
+
+def _greeting(voices: Voices, users: _Contest, newcomers: _Contest) -> Voices:
+    """The voices with the best greeting for newcomers among those that cost the users as they are next to nothing."""
+    best = voices
+    least = users.worth(best).mean() * (1 - WORTH)
+    for popularity, events in product(NEWCOMER_POPULARITIES, NEWCOMER_EVENTS):
+        candidate = replace(voices, newcomer_popularity=popularity, newcomer_events=events)
+        if newcomers.wins(candidate, best) and users.worth(candidate).mean() >= least:
+            best = candidate
+    return best
 
 
 def _climbed(voices: Voices, grid: Grid, contest: _Contest) -> Voices:

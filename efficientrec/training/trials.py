@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from efficientrec import profile
 from efficientrec.evaluation import histories, judging, metrics
 from efficientrec.model import Model
+from efficientrec.profile import Rows
 from efficientrec.training.data import TrainingData
 from efficientrec.training.recipe import Recipe
 
@@ -31,8 +32,21 @@ class Gains:
 Judged = Sequence[Callable[[Model], Gains]]
 """How a model answers held-out questions: part by part, drawn at random and longer each time, so that what is plainly
 worse is not asked them all."""
-Choosing = Callable[[Model], Judged]
+
+
+@dataclass(frozen=True, slots=True)
+class Jury:
+    """Who judges voices."""
+
+    users: Judged
+    newcomers: Judged
+    """The same users, as if each had come not long ago."""
+
+
+Choosing = Callable[[Model], Jury]
 """Given a model, how any that differs from it only in its voices is judged."""
+ASKED_AFTER = (0, 1, 2, 3, 5, 10)
+"""Interactions after which a newcomer is asked."""
 FIRST_PART = 250
 ANSWERS_MIN = 50
 """Held-out questions below which two settings of the voices cannot be told apart: the defaults stay."""
@@ -61,15 +75,25 @@ def in_parts(questions: int, seed: int) -> Iterator[NDArray[np.int64]]:
         begin, length = end, end
 
 
+def few_events(questions: int, seed: int) -> NDArray[np.int64]:
+    """(questions,) after how many interactions each newcomer is asked."""
+    return np.random.default_rng(seed).choice(ASKED_AFTER, questions)
+
+
 def next_events(data: TrainingData, recipe: Recipe) -> Trial:
     """The latest interactions, each predicted from the list before it. One half of the users serves for choosing, the
     other for scoring."""
     cut = data.cut(recipe.validation_share)
     choosing, scoring = judging.examples(data, cut, recipe.seed, 2 * recipe.examples_max).halves(recipe.seed)
 
-    def choose(model: Model) -> Judged:
-        rows = histories.before_each(model, data, choosing.event)
+    def choose(model: Model) -> Jury:
+        few = few_events(len(choosing), recipe.seed)
+        return Jury(
+            users=judged_by(histories.before_each(model, data, choosing.event)),
+            newcomers=judged_by(histories.before_each(model, data, choosing.event, few)),
+        )
 
+    def judged_by(rows: Rows) -> Judged:
         def part(chosen: NDArray[np.int64]) -> Callable[[Model], Gains]:
             some, asked = profile.take(rows, chosen), judging.Examples(data, choosing.event[chosen])
 

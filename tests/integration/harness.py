@@ -63,7 +63,7 @@ from tests.environment import environment
 from tests.kafka import is_apache
 from tests.toy import START, save_toy
 
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 300.0
 """How long anything may take before a test fails: a rebalance takes ten seconds, and more while a broker is away, and
 the machine may be crowded."""
 
