@@ -1,6 +1,6 @@
 """A model version on disk: one directory, written whole or not at all, and checked byte for byte when it is read.
 
-  manifest.json            version, encoder, parameters, training window, held-out scores, sha256 of every other file
+  manifest.json            version, encoder, parameters, training window, held-out scores, sha256 and size of all others
   weights.safetensors      the arrays of the encoder, of the clusters and of the ranking
   shortlists.safetensors   shortlists of clusters, anchors and neighbours, and what is popular
   items.json               item ids in the order of the arrays
@@ -42,6 +42,8 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 SHORTLISTS = "shortlists.safetensors"
 ITEMS = "items.json"
+MANIFEST_BYTES_MAX = 16 * 1024 * 1024
+"""What is read of a manifest, whose size nobody has announced: one has some kilobytes, and 20 bytes a partition."""
 _RANKING = ("ranking_vectors", "ranking_places", "item_bias")
 _NAME = re.compile(r"\w[\w.-]*")
 
@@ -89,6 +91,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None = None
     files: dict[str, str] = {}
     """sha256 of every file, in hex."""
+    sizes: dict[str, int] = {}
+    """Bytes of every file; none in artifacts from before there were any."""
 
 
 def save(
@@ -135,6 +139,7 @@ def save(
         scores=scores,
         previous=previous,
         files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        sizes={name: len(content) for name, content in files.items()},
     )
     described = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     filesystem, path = fsspec.url_to_fs(address)
@@ -182,17 +187,20 @@ def load(address: str, sha256: str | None = None) -> tuple[Model, Manifest]:
     except (ImportError, ValueError) as error:
         raise ArtifactMismatch(f"{address} is of a kind that cannot be opened here: {error}") from error
 
-    def read(name: str, digest: str | None) -> bytes:
+    def read(name: str, digest: str | None, most: int | None) -> bytes:
+        """most: bytes that it may have, so that who can write to the folder cannot fill the memory; None is any."""
         try:
             with filesystem.open(posixpath.join(path, name), "rb") as file:
-                content: bytes = file.read()
+                content: bytes = file.read(-1 if most is None else most + 1)
         except Exception as error:  # a store's own client raises errors of its own kind
             raise ArtifactUnavailable(f"{name} of {address} cannot be read: {error!r}") from error
+        if most is not None and len(content) > most:
+            raise ArtifactCorrupt(f"{name} of {address} is not what was published: it has more than {most} bytes")
         if digest is not None and hashlib.sha256(content).hexdigest() != digest:
             raise ArtifactCorrupt(f"{name} of {address} is not what was published: its sha256 is not {digest}")
         return content
 
-    described = read(MANIFEST, sha256)
+    described = read(MANIFEST, sha256, MANIFEST_BYTES_MAX)
     manifest = _decoded(described, Manifest, MANIFEST, address)
     if manifest.format != FORMAT or manifest.encoder not in ENCODERS:
         raise ArtifactMismatch(
@@ -202,9 +210,13 @@ def load(address: str, sha256: str | None = None) -> tuple[Model, Manifest]:
     missing = {WEIGHTS, SHORTLISTS, ITEMS} - manifest.files.keys()
     if missing:
         raise ArtifactCorrupt(f"{MANIFEST} of {address} does not list {', '.join(sorted(missing))}")
-    weights = _arrays(read(WEIGHTS, manifest.files[WEIGHTS]), WEIGHTS, address)
-    lists = _arrays(read(SHORTLISTS, manifest.files[SHORTLISTS]), SHORTLISTS, address)
-    items = Vocabulary(_decoded(read(ITEMS, manifest.files[ITEMS]), list[str], ITEMS, address))
+
+    def content_of(name: str) -> bytes:
+        return read(name, manifest.files[name], manifest.sizes.get(name))
+
+    weights = _arrays(content_of(WEIGHTS), WEIGHTS, address)
+    lists = _arrays(content_of(SHORTLISTS), SHORTLISTS, address)
+    items = Vocabulary(_decoded(content_of(ITEMS), list[str], ITEMS, address))
     try:
         model = _assemble(manifest, items, weights, lists)
     except (KeyError, msgspec.ValidationError) as error:

@@ -62,7 +62,7 @@ async def run(settings: Settings, reached: Callable[[str], None] = lambda step: 
 
 
 async def _serve(settings: Settings, reached: Callable[[str], None]) -> None:
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     app = create_app(settings, reached)
     where = (settings.metrics_host, settings.metrics_port, "EFFICIENTREC_METRICS_PORT", settings.metrics_token)
     with exposed(app.services.metrics.registry, app.observer, *where):

@@ -27,6 +27,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from efficientrec.errors import BrokerRefused, BrokerUnavailable, SettingInvalid
+from streams import unpacking
 from streams.settings import PREFIX, Settings
 
 PAUSE_SECONDS = 0.2
@@ -217,4 +218,5 @@ class _Discreet(logging.Filter):
         return True
 
 
+unpacking.install()  # here, where every consumer comes by
 logging.getLogger("aiokafka.conn").addFilter(_Discreet())  # at the source: whichever handler there is

@@ -61,7 +61,7 @@ class Disk:
         expected = msgspec.json.encode(identity)
         try:
             with self._explained():
-                folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what users did, or are shown
                 _check_manifest(folder)
                 self._db = rocksdict.Rdict(str(folder), options)
                 unlogged = rocksdict.WriteOptions()

@@ -29,6 +29,7 @@ from efficientrec import artifact
 from efficientrec.errors import ArtifactError, EfficientRecError, TrainingImpossible
 from efficientrec.features import item_tokens, user_traits
 from efficientrec.model import Model
+from streams import logs
 from streams.records import Release
 
 if TYPE_CHECKING:  # what follows imports torch, which only the process that trains shall do
@@ -77,6 +78,9 @@ class Job(Struct, kw_only=True):
     items: list[ItemAbout]
     users: dict[str, dict[str, str]]
     """user id → features."""
+    log_level: str = "INFO"
+    log_format: str = "text"
+    """As the trainer logs: both write to the same standard error."""
 
 
 class Step(Struct, tag="step"):
@@ -284,6 +288,7 @@ def main() -> None:
         lines.flush()
 
     job = msgspec.json.decode(line, type=Job)
+    logs.configure(job.log_level, job.log_format)
     say(learn(job, lambda name, share: say(Step(name, share))))
 
 

@@ -115,7 +115,7 @@ class InteractionLog:
         """Opens the log and clears up what a crash left; SettingInvalid when another process holds it, DataInvalid when
         its files contradict each other."""
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what users did
         self._lock = _locked(folder)
         self._pending: dict[int, _Pending] = {}
         self._segments: dict[int, list[tuple[Segment, int]]] = {}

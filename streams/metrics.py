@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from streams.records import REASONS
+from streams.unpacking import UNREADABLE
 
 LATENCY_BUCKETS = (
     *(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10),
@@ -247,6 +248,8 @@ class WorkerMetrics:
         self.disk_size = Gauge(
             "efficientrec_disk_size_bytes", "Size of the disk of a folder.", ["folder"], registry=registry
         )
+        self.unreadable = UNREADABLE
+        registry.register(self.unreadable)
         for event_type in event_types:
             for outcome in OUTCOMES[:-1]:
                 self.events.labels(event_type, outcome)

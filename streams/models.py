@@ -82,7 +82,7 @@ def stored(settings: Settings) -> list[Stored]:
         version = posixpath.basename(path.rstrip("/"))
         try:
             with filesystem.open(posixpath.join(path, artifact.MANIFEST), "rb") as file:
-                content = file.read()
+                content = file.read(artifact.MANIFEST_BYTES_MAX)
             manifest = msgspec.json.decode(content, type=artifact.Manifest)
         except Exception:  # noqa: S112  # a store's own client raises errors of its own kind, and this is no artifact
             continue

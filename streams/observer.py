@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from efficientrec.errors import BrokerUnavailable
-from streams.health import Pulse, Watchdog
+from streams.health import Clock, Pulse, Watchdog
 from streams.lag import Lag, Look
 from streams.metrics import show, show_disks
 from streams.offsets import looks
@@ -42,9 +43,15 @@ class Observer:
     """Health of a worker, and what it shows of itself beside what it counts."""
 
     def __init__(
-        self, app: App, settings: Settings, services: Services, quality: Quality, clock: Callable[[], int]
+        self,
+        app: App,
+        settings: Settings,
+        services: Services,
+        quality: Quality,
+        clock: Callable[[], int],
+        elapsed: Clock = time.monotonic,
     ) -> None:
-        """clock: milliseconds since 1970."""
+        """clock: milliseconds since 1970. elapsed: by which something stands still."""
         self.pulse = Pulse(settings.stalled_seconds)
         self.phases = Phases(services.metrics)
         self._app = app
@@ -53,7 +60,11 @@ class Observer:
         self._metrics = services.metrics
         self._quality = quality
         self._clock = clock
-        self._watchdog = Watchdog(settings.stalled_seconds)
+        self._elapsed = elapsed
+        self._watchdog = self._new_watchdog()
+        """Of the worker, while it serves nobody."""
+        self._watchdogs: dict[TP, Watchdog] = {}
+        """Of each partition that it serves: one that hangs would not be missed while the others are busy."""
         self._lag = Lag()
         self._answers: dict[TP, Look] = {}
         """What the broker said of the sources when it was asked last, in this generation of the group."""
@@ -64,7 +75,8 @@ class Observer:
         self._idles = False
 
     def not_alive(self) -> str:
-        return self.pulse.not_alive() or self._watchdog.not_alive()
+        watched: tuple[Pulse | Watchdog, ...] = (self.pulse, self._watchdog, *self._watchdogs.values())
+        return next((reason for each in watched if (reason := each.not_alive())), "")
 
     def not_ready(self) -> str:
         return self.pulse.not_alive() or self._missing
@@ -85,20 +97,21 @@ class Observer:
         show(metrics.recovery_remaining, {(str(partition),): records for partition, records in lacking.items()})
         copies = recovery.standby_lag()
         show(metrics.standby_lag, {(str(partition),): records for partition, records in copies.items()})
-        waiting = sum(each.records for each in late.values())
         idle = self._idle(sum(lacking.values()))
         unserved = self._services.slot.unserved
         self._missing = idle or (f"model {unserved} was refused, and there is no other" if unserved else "")
-        progress = (
-            self.phases.phase,
-            app.consumer_generation_id,
-            tuple(sorted((tp, look.done, look.committed) for tp, look in seen.items())),
-            tuple(sorted(lacking.items())),
-            self._services.failures,  # who tries waits for the broker
-        )
-        work = idle or (f"{waiting} records wait" if waiting else "")
         self._idles = bool(idle)
-        self._watchdog.saw(work, progress, is_excused=self._has_to_ask() and not self._broker_answers)
+        is_excused = self._has_to_ask() and not self._broker_answers
+        # Of the attempts that fail each counts as progress: who tries waits for the broker.
+        common = (self.phases.phase, app.consumer_generation_id, self._services.failures)
+        places = {tp: (look.done, look.committed) for tp, look in seen.items()}
+        progress = (common, tuple(sorted(places.items())), tuple(sorted(lacking.items())))
+        self._watchdog.saw(idle, progress, is_excused=is_excused)
+        self._watchdogs = {tp: self._watchdogs.get(tp) or self._new_watchdog() for tp in sources}
+        for tp, watchdog in self._watchdogs.items():
+            waiting = 0 if idle else late[tp.topic, str(tp.partition)].records
+            work = f"{waiting} records of partition {tp.partition} of {tp.topic} wait" if waiting else ""
+            watchdog.saw(work, (common, places[tp]), is_excused=is_excused)
 
     async def keep_asking(self) -> None:
         """Asks now and then, until it is cancelled."""
@@ -142,7 +155,10 @@ class Observer:
 
     def _has_to_ask(self) -> bool:
         """Whether the worker does nothing, or does not get on."""
-        return self._idles or self._watchdog.stands(ASK_SECONDS)
+        return self._idles or any(each.stands(ASK_SECONDS) for each in self._watchdogs.values())
+
+    def _new_watchdog(self) -> Watchdog:
+        return Watchdog(self._settings.stalled_seconds, self._elapsed)
 
     def _seen(self, tp: TP) -> Look:
         """A source's partition: what this worker has in hand and, where it has nothing, what the broker said."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import fsspec
 
+from efficientrec import artifact
 from efficientrec.errors import RecordInvalid, ReleaseUntrusted
 from streams.aside import Post
 from streams.records import RELEASE_KEY, SCHEMA_VERSION, Release, decode_release, encode, rfc3339
@@ -59,7 +60,7 @@ def check(settings: Settings, version: str, address: str, sha256: str) -> None:
     found = None
     # A store's own client raises errors of its own kind.
     with suppress(Exception), fsspec.open(posixpath.join(address, RECORD), "rb") as file:
-        found = file.read()
+        found = file.read(artifact.MANIFEST_BYTES_MAX)
     try:
         release = decode_release(found or b"")
         own.trust.check(release)

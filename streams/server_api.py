@@ -40,11 +40,17 @@ OUTCOMES: Final = ("accepted", "invalid", "unavailable")
 """What becomes of an event: acknowledged by the broker; refused, or sent along with one that is; not acknowledged in
 time."""
 BODY_BYTES_MAX: Final = 1024 * 1024
-HEADER_BYTES_MAX: Final = 8190  # of one field, and of the request line
+LINE_BYTES_MAX: Final = 8190  # a user's id takes three bytes for each of its own
+FIELD_BYTES_MAX: Final = 4096
+FIELDS_MAX: Final = 64
+CONNECTIONS_MAX: Final = 256
+"""Twice the requests; together with the limits on lines and fields it bounds what those take who do not get as far."""
+KEEP_SECONDS: Final = 30.0
+"""How long a connection may wait for its next request."""
 REQUESTS_MAX: Final = 128
 """Requests under way at once; together with the limit on bodies it bounds memory."""
 READ_SECONDS: Final = 10.0
-"""How long a body may take to arrive."""
+"""How long a connection may take to its first request, and a body to arrive."""
 SEND_SECONDS: Final = 10.0
 """How long the broker may take to acknowledge events."""
 LINGER_SECONDS: Final = 1.0
@@ -81,12 +87,14 @@ class Api:
 
     def runner(self) -> web.AppRunner:
         """What serves the routes, with the limits on what comes before them."""
-        return web.AppRunner(
+        return _Runner(
             self._application(),
             access_log=None,  # a line a request, with users in it
             auto_decompress=False,  # a few kilobytes can become gigabytes
-            max_line_size=HEADER_BYTES_MAX,
-            max_field_size=HEADER_BYTES_MAX,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=FIELD_BYTES_MAX,
+            max_headers=FIELDS_MAX,
+            keepalive_timeout=KEEP_SECONDS,
             lingering_time=LINGER_SECONDS,
             shutdown_timeout=STOP_SECONDS,
         )
@@ -193,6 +201,38 @@ class Api:
 
     async def _document(self, request: web.Request) -> web.StreamResponse:
         return _json(self._openapi)
+
+
+class _Runner(web.AppRunner):
+    """aiohttp's, with a server that counts its connections."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(made.request_handler, request_factory=made.request_factory, **made._kwargs)
+
+
+class _Server(web.Server):
+    """aiohttp's, which takes any number of connections and lets them say nothing for as long as it keeps idle ones."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timers: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            self._loop.call_soon(handler.force_close)  # not before the handler has come to its end of this
+        else:
+            self._timers[handler] = self._loop.call_later(READ_SECONDS, self._expect_request, handler)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        if handler in self._timers:
+            self._timers.pop(handler).cancel()
+
+    def _expect_request(self, handler: web.RequestHandler) -> None:
+        if not handler._request_count:
+            handler.force_close()
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> web.Response:

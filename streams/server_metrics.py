@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from streams.metrics import of_process
+from streams.unpacking import UNREADABLE
 
 DURATION_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
 
@@ -45,6 +46,8 @@ class ServerMetrics:
         self.events = Counter(
             "efficientrec_server_events", "Events posted, by what became of them.", ["outcome"], registry=registry
         )
+        self.unreadable = UNREADABLE
+        registry.register(self.unreadable)
         for route in routes:
             self.requests.labels(route, "200")
             self.duration.labels(route)

@@ -325,6 +325,8 @@ class Trainer:
             serving=self._world.release,
             items=list(self._world.items.values()),
             users=self._world.users,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
         )
         log.info("training %s on %d interactions", job.version, rows, extra={"model_version": job.version})
         loop = asyncio.get_running_loop()
@@ -596,7 +598,7 @@ def _manifest(filesystem: Any, path: str, sha256: str | None = None) -> _Manifes
     """None where there is none that can be read, or not the one with this digest."""
     try:
         with filesystem.open(posixpath.join(path, artifact.MANIFEST), "rb") as file:
-            content = file.read()
+            content = file.read(artifact.MANIFEST_BYTES_MAX)
         if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
             raise ArtifactCorrupt("it is not what was released")
         return msgspec.json.decode(content, type=_Manifest)

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from streams.lag import Lateness
 from streams.metrics import of_process
+from streams.unpacking import UNREADABLE
 
 OUTCOMES = ("published", "refused", "impossible", "failed", "outdated", "abandoned")
 MODELS = ("candidate", "serving", "popularity")
@@ -85,6 +86,8 @@ class TrainerMetrics:
             "When this trainer last published a model; 0 for not yet.",
             registry=registry,
         )
+        self.unreadable = UNREADABLE
+        registry.register(self.unreadable)
         for outcome in OUTCOMES:
             self.runs.labels(outcome)
         for metric in METRICS:

@@ -89,13 +89,16 @@ def _generate(generator: dict[str, Any], resources: list[Resource]) -> None:
 def _patch(patch: Resource, resources: list[Resource]) -> None:
     found = [each for each in resources if (each["kind"], _name(each)) == (patch["kind"], _name(patch))]
     assert len(found) == 1, f"{patch['kind']} {_name(patch)} is there {len(found)} times"
-    found[0].update(_merged(found[0], patch, ""))
+    merged = _merged(found[0], patch, "")
+    found[0].clear()
+    found[0].update(merged)
 
 
 def _merged(old: Any, new: Any, field: str) -> Any:
-    """What a strategic merge makes of the two."""
+    """What a strategic merge makes of the two; what is null in the new one is gone."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return old | {key: _merged(old.get(key), value, key) for key, value in new.items()}
+        merged = old | {key: _merged(old.get(key), value, key) for key, value in new.items()}
+        return {key: value for key, value in merged.items() if value is not None}
     if isinstance(old, list) and isinstance(new, list) and field in MERGE_KEYS:
         key = MERGE_KEYS[field]
         result = {each[key]: copy.deepcopy(each) for each in old}

@@ -9,7 +9,10 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from streams.gathering import LABEL, Processes
+from streams.health import Pulse
 from streams.metrics import ManyAtOnce, WorkerMetrics
+from streams.secret import Secret
 from streams.server_metrics import ServerMetrics
 from streams.settings import Settings
 from streams.trainer_metrics import TrainerMetrics
@@ -36,6 +39,12 @@ def measured() -> dict[str, set[str]]:
         for family in (metric.describe() if isinstance(metric, MetricWrapperBase) else metric.collect())
         for ending in ENDINGS[family.type]
     }
+
+
+def of_several() -> dict[str, set[str]]:
+    """The same of several processes behind one port, where there are any."""
+    families = Processes((), Pulse(1), Secret()).collect()
+    return {family.name + ending: {LABEL} for family in families for ending in ENDINGS[family.type]}
 
 
 def derived() -> dict[str, set[str]]:

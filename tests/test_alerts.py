@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.integration.faults import FAULTS
-from tests.measured import asked, derived, measured, unknown_labels
+from tests.measured import asked, derived, measured, of_several, unknown_labels
 from tests.prometheus import hastened
 
 ROOT = Path(__file__).parent.parent
@@ -120,7 +120,7 @@ def test_the_table_of_faults_has_every_fault_and_what_it_fires() -> None:
 
 
 def test_alerts_and_rules_ask_only_for_what_is_measured() -> None:
-    known = measured() | derived()
+    known = measured() | of_several() | derived()
     groups = [
         group for name in ("rules.yml", "alerts.yml") for group in yaml.safe_load((FOLDER / name).read_text())["groups"]
     ]

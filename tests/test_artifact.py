@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import msgspec
 import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from efficientrec import artifact
 from efficientrec.clusters import Clusters, CoClusters
@@ -87,6 +89,55 @@ def test_a_file_that_is_not_what_was_published_is_refused_by_name(
         artifact.load(str(folder), digest)
 
 
+class Counted(MemoryFileSystem):  # type: ignore[misc]  # untyped there
+    """A store that notes how many bytes were read of each file."""
+
+    protocol = "counted"
+    read: ClassVar[dict[str, int]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        stripped: str = super()._strip_protocol(path.removeprefix("counted:/"))
+        return stripped
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        file = super()._open(path, mode, **options)
+        if mode == "rb":
+            kept, name = file.read, path.rpartition("/")[2]
+            file.read = lambda size=-1: self.noted(name, kept(size))
+        return file
+
+    def noted(self, name: str, content: bytes) -> bytes:
+        self.read[name] = self.read.get(name, 0) + len(content)
+        return content
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_more_is_read_of_a_file_than_was_published(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("counted", Counted, clobber=True)
+    store, folder = Counted(), f"/models/{name}"
+    digest = save_toy(toy_model(), f"counted:/{folder}")
+    monkeypatch.setattr(artifact, "MANIFEST_BYTES_MAX", store.size(f"{folder}/manifest.json"))
+    published = store.size(f"{folder}/{name}")
+    with store.open(f"{folder}/{name}", "ab") as file:
+        file.write(bytes(1_000_000))
+    Counted.read.clear()
+
+    with pytest.raises(ArtifactCorrupt, match=f"{name} .* more than {published} bytes"):
+        artifact.load(f"counted:/{folder}", digest)
+
+    assert Counted.read[name] == published + 1
+
+
+def test_an_artifact_from_before_sizes_were_written_is_read(saved: tuple[Path, str]) -> None:
+    folder, _ = saved
+    rewritten(folder, sizes={})
+
+    loaded, _ = artifact.load(str(folder))
+
+    assert loaded.version == "toy-1"
+
+
 def test_another_artifact_than_the_one_announced_is_refused(saved: tuple[Path, str], tmp_path: Path) -> None:
     _, digest = saved
     save_toy(toy_model("toy-2"), str(tmp_path / "toy-2"))
@@ -127,8 +178,9 @@ def test_a_manifest_that_lists_too_few_files_is_refused(saved: tuple[Path, str])
 def replace_file(folder: Path, name: str, content: bytes) -> None:
     """As a faulty publisher would: the digest fits."""
     (folder / name).write_bytes(content)
-    files = msgspec.json.decode((folder / "manifest.json").read_bytes())["files"]
-    rewritten(folder, files=files | {name: hashlib.sha256(content).hexdigest()})
+    manifest = msgspec.json.decode((folder / "manifest.json").read_bytes())
+    files = manifest["files"] | {name: hashlib.sha256(content).hexdigest()}
+    rewritten(folder, files=files, sizes=manifest["sizes"] | {name: len(content)})
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,19 @@ def test_a_container_of_ours_starts_with_settings_that_exist(name: str) -> None:
     assert found.metrics_host == "0.0.0.0"
 
 
+def test_nothing_but_compose_opens_a_container_to_its_network() -> None:
+    hosts = {
+        name: (settings(name).metrics_host, settings(name).server_host) for name in ("worker", "trainer", "server")
+    }
+
+    assert not [name for name in image_environment() if name.endswith("_HOST")]
+    assert hosts == {
+        "worker": ("0.0.0.0", "127.0.0.1"),
+        "trainer": ("0.0.0.0", "127.0.0.1"),
+        "server": ("0.0.0.0", "0.0.0.0"),
+    }
+
+
 def test_every_setting_that_is_named_anywhere_in_the_deployment_exists() -> None:
     texts = [path.read_text() for path in (*YAMLS, *MANIFESTS, DEPLOY / "entrypoint.sh")] + [DOCKERFILE]
     named = {name for text in texts for name in re.findall(rf"{PREFIX}[A-Z_]+", text)}
@@ -216,8 +229,8 @@ def test_the_images_run_as_a_user_without_rights_and_the_worker_has_no_torch() -
     for target in ("worker", "trainer"):
         assert re.search(r"^USER 10001:10001$", named[target], re.MULTILINE)
         assert "HEALTHCHECK" in named[target]
-    assert "[signed,train]" in named["trainer-build"]
-    assert "[signed]" in named["worker-build"]
+    assert "[signed,traces,train]" in named["trainer-build"]
+    assert "[signed,traces]" in named["worker-build"]
     assert "train]" not in named["worker-build"] + named["worker"]
     assert "--from=worker-build" in named["worker"]
     for stage in (named["worker-build"], named["trainer-build"]):

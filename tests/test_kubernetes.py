@@ -100,6 +100,8 @@ def test_every_process_starts_with_settings_that_exist(overlay: Path) -> None:
         settings = Settings.load({name: value for name, value in given.items() if name not in files} | passwords)
         shared.add((settings.broker, settings.partitions, settings.prefix, settings.group, settings.security_protocol))
         assert settings.metrics_host == "0.0.0.0"
+        assert settings.log_format == "json"
+        assert settings.server_host == ("0.0.0.0" if container["name"] == "server" else "127.0.0.1")
 
     assert len(shared) == 1, "processes that share the topics must agree on them"
 
@@ -252,6 +254,23 @@ def test_what_prometheus_watches_is_what_there_is(overlay: Path) -> None:
 def test_the_rules_are_those_of_prometheus() -> None:
     current = rules.RULES.read_text() == rules.render()
     assert current, "rules.yaml is not current; run: python -m deploy.kubernetes.rules"
+
+
+def test_where_workers_are_scaled_nothing_else_says_how_many_there_are(tmp_path: Path) -> None:
+    """Else `kubectl apply` would take away what the autoscaler has added, and every worker that goes stops all."""
+    made = {"kind": "Kustomization", "resources": [str(KUBERNETES / "base")]}
+    made["components"] = [str(KUBERNETES / "components/keda")]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(made))
+
+    (worker,) = of(tmp_path, "StatefulSet")
+    (scaled,) = of(tmp_path, "ScaledObject")
+
+    assert "replicas" not in worker["spec"]
+    for version in (OLDEST, NEWEST):
+        kubernetes_validate.validate(worker, version, strict=True)
+    (before,) = (each for each in build(KUBERNETES / "base") if each["kind"] == "StatefulSet")
+    assert scaled["spec"]["minReplicaCount"] == before["spec"].pop("replicas")
+    assert worker == before
 
 
 def test_workers_are_scaled_to_no_more_than_the_partitions() -> None:

@@ -56,6 +56,11 @@ def test_what_is_flushed_is_read_back_in_the_order_of_time(tmp_path: Path) -> No
     assert (tmp_path / "partition=3" / "00000000000000001000-00000000000000001001.parquet").is_file()
 
 
+def test_the_log_is_for_its_user_alone(tmp_path: Path) -> None:
+    with closing(InteractionLog(tmp_path / "log")):
+        assert (tmp_path / "log").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_restart_goes_on_after_the_last_durable_offset(tmp_path: Path) -> None:
     with closing(InteractionLog(tmp_path)) as log:
         add(log, 0, 5, [event("u1", "a"), event("u1", "b")])

@@ -14,7 +14,6 @@ from faust.types import TP
 
 from streams import observer as module
 from streams.app import create_app
-from streams.health import Watchdog
 from streams.lag import Look
 from streams.observer import Observer
 from streams.settings import Settings
@@ -49,9 +48,13 @@ class World:
         services = self.app.services
         judged_by_nobody: Any = None
         self.observer = self.app.observer = Observer(
-            self.app, Settings(state_dir=Path("nowhere")), services, judged_by_nobody, lambda: START + self.now_ms
+            self.app,
+            Settings(state_dir=Path("nowhere"), stalled_seconds=60),
+            services,
+            judged_by_nobody,
+            clock=lambda: START + self.now_ms,
+            elapsed=lambda: self.seconds,
         )
-        self.observer._watchdog = Watchdog(60, lambda: self.seconds)
         self.observer.phases.asked()
         self.observer.phases.assigned(2)
         self.observer.phases.served()
@@ -132,7 +135,33 @@ def test_a_worker_whose_handler_hangs_is_not_alive_after_a_while(monkeypatch: py
         await world.look(59)
         assert world.observer.not_alive() == ""
         await world.look(1)
-        assert world.observer.not_alive() == "1 records wait, and nothing has moved for 60 s"
+        assert world.observer.not_alive() == f"1 records of partition 0 of {TOPIC} wait, and nothing has moved for 60 s"
+
+    asyncio.run(play())
+
+
+def test_a_partition_that_hangs_is_seen_among_busy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answers(*_: object) -> dict[TP, Look]:
+        return {ZERO: Look(11, 10, 10), ONE: Look(20, 20, 20)}
+
+    monkeypatch.setattr(module, "looks", answers)
+
+    async def play() -> None:
+        world = World()
+        await world.comes(10, at_seconds=0)
+
+        for second in range(68):
+            world.consumer._committed_offset[ONE] = 20 + second
+            world.consumer.ends = {**world.consumer.ends, ONE: 30 + second}
+            await world.look()
+            await world.observer.ask()
+            assert (world.observer.not_alive() == "") is (second < 60)
+        assert f"of partition 0 of {TOPIC} wait" in world.observer.not_alive()
+        assert world.observer.not_ready() == ""
+
+        world.consumer.assignment = lambda: {ONE}  # type: ignore[method-assign]
+        await world.look()
+        assert world.observer.not_alive() == "", "another worker has it now"
 
     asyncio.run(play())
 

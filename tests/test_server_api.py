@@ -292,6 +292,69 @@ def test_more_requests_at_once_than_memory_is_meant_for_are_refused(
     site.play(act)
 
 
+def test_a_connection_that_comes_to_no_request_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_api, "READ_SECONDS", 0.05)
+
+    async def act() -> None:
+        connections = [await asyncio.open_connection("127.0.0.1", site.client.port) for _ in range(2)]
+        connections[1][1].write(b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n")
+
+        for reader, writer in connections:
+            assert await reader.read() == b""
+            writer.close()
+
+    site.play(act)
+
+
+def test_a_connection_that_has_asked_once_is_kept_for_its_next_request(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_api, "READ_SECONDS", 0.05)
+
+    async def act() -> None:
+        first, asked = await asyncio.open_connection("127.0.0.1", site.client.port)
+        asked.write(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+        await first.readuntil(b"\r\n\r\n")
+        silent, writer = await asyncio.open_connection("127.0.0.1", site.client.port)
+        await silent.read()  # by when the time of the first one was up as well
+        asked.write(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+        assert (await first.read()).count(b"HTTP/1.1 404") == 1
+        writer.close()
+        asked.close()
+
+    site.play(act)
+
+
+def test_more_connections_than_memory_is_meant_for_are_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_api, "CONNECTIONS_MAX", 2)
+
+    async def act() -> None:
+        held = [await asyncio.open_connection("127.0.0.1", site.client.port) for _ in range(2)]
+        refused, writer = await asyncio.open_connection("127.0.0.1", site.client.port)
+        assert await refused.read() == b""
+        writer.close()
+
+        for reader, each in held:
+            each.write(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+            await reader.read()
+            each.close()
+        async with await site.client.get("/nowhere") as response:
+            assert response.status == 404
+
+    site.play(act)
+
+
+@pytest.mark.parametrize("head", [{"X-Long": "x" * 5000}, {f"X-{number}": "x" for number in range(80)}])
+def test_heads_that_are_larger_than_any_client_needs_are_refused(site: Site, head: dict[str, str]) -> None:
+    async def act() -> None:
+        async with await site.client.get("/v1/openapi.json", headers=head) as response:
+            assert response.status == 400
+
+    site.play(act)
+
+
 def test_with_a_token_nobody_comes_in_without_it(tmp_path: Path) -> None:
     site = Site(tmp_path, server_token=Secret("swordfish"))
 

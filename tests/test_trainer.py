@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer
@@ -295,12 +297,15 @@ def test_a_trainer_shows_that_it_trains_and_that_its_log_is_complete(
     embedded_broker: EmbeddedBroker, tmp_path: Path
 ) -> None:
     stage = Stage(embedded_broker, "watched", tmp_path, train_first_events=900)
+    stage.settings = replace(stage.settings, log_format="json", log_level="ERROR")
     value = stage.metrics.registry.get_sample_value
     running: list[float | None] = []
+    logged: list[tuple[str, str]] = []
 
     class Watching:
         async def learn(self, job: Job, report: Report) -> Outcome:
             running.append(value("efficientrec_trainer_running"))
+            logged.append((job.log_format, job.log_level))
             return Outcome(result="refused", message="no need")
 
     async def play() -> None:
@@ -316,6 +321,7 @@ def test_a_trainer_shows_that_it_trains_and_that_its_log_is_complete(
     asyncio.run(play())
 
     assert running == [1]
+    assert logged == [("json", "ERROR")]
     assert value("efficientrec_trainer_running") == 0
     assert value("efficientrec_trainer_last_run_timestamp_seconds") == Clock()() // 1000
     for partition in range(3):
@@ -763,6 +769,20 @@ def test_a_training_without_interactions_is_impossible(tmp_path: Path) -> None:
     outcome = asyncio.run(ChildLearner().learn(_empty_job(tmp_path), lambda name, share: None))
 
     assert (outcome.result, outcome.message) == ("impossible", "the log holds no interactions")
+
+
+def test_a_training_logs_as_its_trainer_does(tmp_path: Path) -> None:
+    job = msgspec.structs.replace(_empty_job(tmp_path), log_format="json")
+    fails = "from streams import learning; learning.learn = lambda job, report: 1 / 0; learning.main()"
+    with subprocess.Popen([sys.executable, "-c", fails], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(msgspec.json.encode(job) + b"\n")
+        process.stdin.flush()  # and stays open, or the training would end with it
+
+        line = json.loads(process.stderr.read())
+
+    assert (line["level"], line["message"]) == ("CRITICAL", "ended by ZeroDivisionError")
 
 
 def test_a_training_ends_with_its_trainer(tmp_path: Path) -> None:

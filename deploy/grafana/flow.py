@@ -109,8 +109,11 @@ def _traffic() -> Panels:
         lines(
             "Set aside",
             "Records that cannot be used, by reason; key and bytes lie untouched in the dead-letter topic, and its "
-            "headers say more.",
-            {"{{reason}}": rates("efficientrec_dlq_records_total", "reason")},
+            "headers say more. Batches that cannot even be unpacked are told of in the log alone.",
+            {
+                "{{reason}}": rates("efficientrec_dlq_records_total", "reason"),
+                "batches not unpacked": rates("efficientrec_unreadable_batches_total"),
+            },
             "rps",
             stacked=True,
         ),

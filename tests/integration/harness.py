@@ -38,6 +38,7 @@ from streams.broker import free_port
 from streams.children import start_child, stop_child
 from streams.clock import wall_ms
 from streams.cloudevents import completed
+from streams.connection import Connection
 from streams.disk import OFFSET_KEY
 from streams.features import feature_texts
 from streams.offsets import true_ends
@@ -57,6 +58,7 @@ from streams.records import (
 )
 from streams.settings import Settings
 from streams.topics import Topics
+from streams.wire import KafkaWire
 from tests.environment import environment
 from tests.kafka import is_apache
 from tests.toy import START, save_toy
@@ -225,6 +227,20 @@ class World:
         finally:
             await producer.stop()
         return places
+
+    def append(self, topic: str, partition: int, batch: bytes) -> None:
+        """A batch as it is, whatever is in it."""
+        asyncio.run(self._append(topic, partition, batch))
+
+    async def _append(self, topic: str, partition: int, batch: bytes) -> None:
+        wire = KafkaWire(Connection(self.settings), self.settings.request_timeout_seconds, [topic])
+        await wire.start()
+        try:
+            leader = wire._client.cluster.leader_for_partition(TopicPartition(topic, partition))
+            code, _ = await wire._handed_over(leader, topic, partition, batch)
+            assert code == 0, f"the broker does not take it: {code}"
+        finally:
+            await wire.stop()
 
     def notice(self, topic: str) -> None:
         """From now on what others have sent to the topic is waited for as well."""

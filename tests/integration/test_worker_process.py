@@ -18,8 +18,10 @@ import pytest
 from efficientrec.features import trait_keys
 from efficientrec.interactions import key_of
 from efficientrec.profile import HEADER, unpack
-from streams.records import Item, User, encode
+from streams.records import RELEASE_KEY, Item, User, encode
 from streams.show import last_list
+from streams.unpacking import UNPACKED_BYTES_MAX
+from tests.batches import bomb, misnamed
 from tests.integration.harness import WAIT_SECONDS, World, listeners
 from tests.integration.play import chance, expect_exact_rows, expect_last_lists, like
 from tests.toy import ITEMS, START, toy_model
@@ -142,6 +144,39 @@ def test_junk_as_large_as_a_record_may_be_does_not_hold_up_the_stream(served: Wo
     assert letter.value in (huge, None)
     assert dict(letter.headers)["dlq.error.class"] == b"undecodable"
     assert served.list_of("after-huge") is not None
+
+
+def test_batches_that_cannot_be_unpacked_hold_up_nobody_and_are_committed_past(served: World) -> None:
+    topics, worker = served.topics, served.worker("only")
+
+    def lag() -> float:
+        shown = worker.metrics()
+        return sum(value for name, value in shown.items() if name.startswith("efficientrec_consumer_lag_records"))
+
+    for partition in range(served.settings.partitions):
+        served.append(topics.interactions, partition, misnamed(0, [(b"misnamed", b"{}")]))
+        served.append(topics.interactions, partition, bomb(0, UNPACKED_BYTES_MAX))
+    served.append(topics.users, 0, misnamed(0, [(b"misnamed", b"{}")]))
+    served.append(topics.items, 0, misnamed(0, [(b"misnamed", b"{}")]))
+    served.append(topics.releases, 0, misnamed(0, [(RELEASE_KEY, b"{}")]))
+    served.wait_for_metric(worker, "efficientrec_unreadable_batches_total", 2 * served.settings.partitions + 3)
+    served.wait_until(lambda: lag() == 0, "nothing waits")
+    served.interact(*(like(f"after-{number}", "a1") for number in range(40)))
+    served.produce(topics.users, [(b"after-1", encode(User("after-1", {"gender": "F"})))])
+    served.wait_until_handled()
+
+    expect_exact_rows(served, served.rows(), "after-")
+    assert all(served.list_of(f"after-{number}") is not None for number in range(40))
+    assert worker.answer("/readyz") == (200, "ok")
+
+
+def test_what_a_worker_keeps_is_for_its_user_alone(served: World) -> None:
+    kept = served.worker("only").state_dir
+
+    served.interact(like("somebody", "a1"))
+    served.wait_until_handled()
+
+    assert {path.stat().st_mode & 0o777 for path in (kept, *kept.glob("partition-*"))} == {0o700}
 
 
 def test_demographics_reach_the_row_and_a_null_erases_row_and_list(served: World) -> None:
