@@ -105,3 +105,16 @@ async def _times(
                 waiting.discard(place)
                 consumer.pause(place)
     return times
+
+
+def position(consumer: AIOKafkaConsumer[bytes | None, bytes | None], partition: TopicPartition) -> int | None:
+    """The offset that the consumer fetches next; None where that is not known.
+
+    Nothing is awaited, and it may be asked from another thread: a partition may be another worker's by now, and between
+    two assignments there is none.
+    """
+    subscription = consumer._subscription.subscription
+    assignment = None if subscription is None else subscription.assignment
+    state = None if assignment is None else assignment.state_value(partition)
+    offset: int | None = None if state is None else state._position
+    return offset

@@ -24,7 +24,7 @@ from faust.types import TP
 
 from efficientrec.errors import SourceTruncated
 from streams.changelog import Batch, Stretch, keep_batches, stretches
-from streams.offsets import end_offsets
+from streams.offsets import end_offsets, position
 
 log = logging.getLogger(__name__)
 
@@ -179,18 +179,14 @@ class Consumer(driver.Consumer):
 
     def _note_ends(self, tps: Iterable[TP]) -> None:
         for tp in tps:
-            position = self._position(tp)
-            if position is not None:
-                self._read_to[tp] = position
+            read_to = self._position(tp)
+            if read_to is not None:
+                self._read_to[tp] = read_to
 
     def _position(self, tp: TP) -> int | None:
-        """Where the next fetch of a partition begins; None where it is not known."""
-        try:
-            state = self._thread._consumer._subscription.subscription.assignment.state_value(tp)
-        except (AttributeError, KeyError):  # it has just gone to another worker: that is aiokafka's thread's to say
-            return None
-        position: int | None = state._position
-        return position
+        """As of `position`; None before the consumer is made."""
+        consumer = self._thread._consumer
+        return None if consumer is None else position(consumer, tp)
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:
         """Faust's, but for partitions of which enough waits in memory: they are left out for the moment. And while

@@ -12,7 +12,7 @@ from aiokafka.structs import TopicPartition
 from streams import topics
 from streams.connection import Connection
 from streams.lag import Look
-from streams.offsets import end_offsets, looks
+from streams.offsets import end_offsets, looks, position
 from streams.settings import Settings
 from streams.topics import Topics
 from streams.wire import KafkaWire
@@ -103,3 +103,23 @@ def test_a_partition_that_ends_with_the_marker_of_a_transaction_has_an_end(apach
             return await end_offsets(Connection(Settings(broker=f"kafka://{server}")), [partition])
 
     assert asyncio.run(ends()) == {partition: 2}
+
+
+def test_of_a_partition_that_has_gone_to_another_worker_no_position_is_known() -> None:
+    """It is asked for while another thread joins the group, so at any moment of that."""
+    here, gone = TopicPartition("events", 0), TopicPartition("events", 1)
+
+    async def positions() -> list[int | None]:
+        consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer()
+        found = [position(consumer, here)]
+        consumer.subscribe(["events"])
+        found.append(position(consumer, here))
+        subscription = consumer._subscription
+        subscription.assign_from_subscribed([here])
+        found.append(position(consumer, here))
+        subscription.seek(here, 7)
+        found += [position(consumer, here), position(consumer, gone)]
+        await consumer.stop()
+        return found
+
+    assert asyncio.run(positions()) == [None, None, None, 7, None]
