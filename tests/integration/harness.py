@@ -301,10 +301,13 @@ class World:
     def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
         """Return when the condition holds; a worker that ends meanwhile, or the deadline, fails with its log."""
         deadline = time.monotonic() + seconds
+        running = [worker.process for worker in self._workers.values() if worker.is_running()]
         while not condition():
-            if time.monotonic() > deadline:
+            has_failed = any((process.poll() or 0) > 0 for process in running)  # below 0 it was killed, by a test
+            if has_failed or time.monotonic() > deadline:
                 told = "\n".join(f"{name}:\n{worker.output()[-4000:]}" for name, worker in self._workers.items())
-                raise AssertionError(f"after {seconds:g} s not true: {what}; left {self._told_backlog()}\n{told}")
+                why = "a worker ended" if has_failed else f"after {seconds:g} s"
+                raise AssertionError(f"{why}, not true: {what}; left {self._told_backlog()}\n{told}")
             time.sleep(0.05)
 
     def _told_backlog(self) -> str:
