@@ -145,3 +145,17 @@ def test_the_command_writes_every_trial_and_goes_on_from_the_file(
     assert {"data", "protocol", "model", "seed", "criterion", "command", "machine"} <= second.keys()
     with pytest.raises(DataInvalid, match="of another search"):
         run(3, seed=5)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_recipe_as_it_is_comes_first_so_the_best_is_never_worse(
+    encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Recipe] = []
+    monkeypatch.setattr(Search, "_score", lambda self, recipe, number: (tried.append(recipe), (0.5, 1.0))[1])
+    recipe = Recipe(encoder=encoder)
+
+    Search(split=blind(), recipe=recipe, progress=lambda *_: None, clock=float).run(2, (), lambda so_far: None)
+
+    assert tried[0] == recipe
+    assert tried[1] != recipe

@@ -1,7 +1,7 @@
 """A recorded search for the numbers of a recipe: on validation alone, every trial written down.
 
-1. *Ask.* Optuna's TPE proposes numbers. Its seed for trial n follows from the search's own and n, so a search that was
-   interrupted and one that was not propose the same.
+1. *Ask.* The recipe's own numbers come first, so that the best is never worse. Then Optuna's TPE proposes. Its seed for
+   trial n follows from the search's own and n, so a search that was interrupted and one that was not propose the same.
 2. *Try.* Learn from `Split.train`, choose the voices, score on validation. The test is never looked at.
 3. *Tell.* The trial is handed to whoever writes it down, before the next begins.
 """
@@ -16,7 +16,7 @@ from efficientrec.errors import SettingInvalid, TrainingDiverged, TrainingImposs
 from efficientrec.evaluation import metrics, served
 from efficientrec.evaluation.contest import VOICES_USERS
 from efficientrec.evaluation.questions import Split
-from efficientrec.evaluation.spaces import HALF_LIFE, SPACES, Range, Space, with_numbers
+from efficientrec.evaluation.spaces import HALF_LIFE, SPACES, Range, Space, numbers_of, with_numbers, within
 from efficientrec.training.learned import Progress
 from efficientrec.training.recipe import Recipe
 
@@ -72,9 +72,12 @@ class Search:
             raise SettingInvalid(f"model is {self.recipe.encoder!r}; expected one of {', '.join(SPACES)}")
         return {**SPACES[self.recipe.encoder], **(HALF_LIFE if self.split.fading else {})}
 
-    def _asked(self, space: Space, every: Sequence[Trial]) -> dict[str, float | str]:
+    def _asked(self, space: Space, every: Sequence[Trial]) -> Numbers:
         import optuna
 
+        own = numbers_of(self.recipe, space)
+        if not every and within(own, space):
+            return own
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(
             seed=1000 * self.recipe.seed + len(every), n_startup_trials=STARTUP, multivariate=False

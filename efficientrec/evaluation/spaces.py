@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import reduce
+from typing import Any, cast
 
 from efficientrec.training.recipe import DAY, Recipe
 
@@ -80,6 +81,25 @@ def with_numbers(recipe: Recipe, numbers: Mapping[str, float | str]) -> Recipe:
     for name, value in numbers.items():
         recipe = _with(recipe, name.split("."), value)
     return recipe
+
+
+def numbers_of(recipe: Recipe, space: Space) -> dict[str, float | str]:
+    """What the recipe has for each name of the space.
+
+    >>> numbers_of(Recipe(), {"prior": Range(0.0, 9.0)})
+    {'prior': 5.0}
+    """
+    return {name: reduce(getattr, name.split("."), cast(Any, recipe)) for name in space}
+
+
+def within(numbers: Mapping[str, float | str], space: Space) -> bool:
+    """Whether each number is one that its range, or its values, allow."""
+    return all(
+        values.low <= cast(float, numbers[name]) <= values.high
+        if isinstance(values, Range)
+        else numbers[name] in values
+        for name, values in space.items()
+    )
 
 
 def _with(part: Any, path: Sequence[str], value: float | str) -> Any:
