@@ -152,7 +152,12 @@ def test_the_recipe_as_it_is_comes_first_so_the_best_is_never_worse(
     encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[Recipe] = []
-    monkeypatch.setattr(Search, "_score", lambda self, recipe, number: (tried.append(recipe), (0.5, 1.0))[1])
+
+    def score(self: Search, recipe: Recipe, number: int) -> tuple[float, float]:
+        tried.append(recipe)
+        return 0.5, 1.0
+
+    monkeypatch.setattr(Search, "_score", score)
     recipe = Recipe(encoder=encoder)
 
     Search(split=blind(), recipe=recipe, progress=lambda *_: None, clock=float).run(2, (), lambda so_far: None)
