@@ -4,7 +4,9 @@
    as in a worker, one whose metrics, stages and judging of lists are calls of nothing. Chance says which goes first,
    and for which users. Of each block of pairs the faster half of each loop's runs is compared, since what else the
    machine does can only add to them.
-2. What happens beside the loop however much there is to do: a look every second, a measurement every ten, and a scrape
+2. In further runs of the first loop its judging of lists and its counting are timed where they happen: less than all
+   of it, since the clocks of its stages are not in there, but free of what the machine does between two runs.
+3. What happens beside the loop however much there is to do: a look every second, a measurement every ten, and a scrape
    of all series as often as deploy/prometheus asks for one. Their processor time is a share of every second.
 
 Processor time is that of the loop's thread: RocksDB's own threads do the same for both.
@@ -17,7 +19,7 @@ import itertools
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from types import SimpleNamespace
@@ -31,6 +33,7 @@ from streams.metrics import WorkerMetrics
 from streams.observer import LOOK_SECONDS, MEASURE_SECONDS, Observer
 from streams.quality import Quality
 from streams.table import RowStore
+from streams.transport import Run
 from streams.worker import Loop
 from tests.bench.alone import SETTINGS, TOPICS, handle, loop_of, opened, run_of
 from tests.bench.histories import FULL, names
@@ -70,7 +73,9 @@ def measure(users: int, run_events: int, pairs: int, items: int) -> dict[str, An
         nothing: Any = Nothing()
         unwatched, _ = loop_of(store, model, nothing)
         unwatched.quality = unwatched._refresh._quality = nothing
-        spent = _in_turn(watched, unwatched, users, run_events, pairs, model.items.ids)
+        runs = _runs(users, run_events, model.items.ids)
+        spent = _in_turn(watched, unwatched, runs, pairs)
+        timed = _timed(watched, runs, pairs)
         beside = _beside(metrics, watched.quality, store)
     finally:
         shutil.rmtree(folder)
@@ -86,6 +91,7 @@ def measure(users: int, run_events: int, pairs: int, items: int) -> dict[str, An
         "watched": 1e6 * _quick([with_all for with_all, _ in spent]) / run_events,
         "unwatched": 1e6 * _quick([without for _, without in spent]) / run_events,
         "loop": loop,
+        "timed": timed,
         "beside": beside,
         "beside_share": share,
         "in_all": loop["median"] + share,
@@ -97,23 +103,50 @@ def _quick(seconds: Sequence[float]) -> float:
     return statistics.mean(sorted(seconds)[: (len(seconds) + 1) // 2])
 
 
-def _in_turn(
-    watched: Loop, unwatched: Loop, users: int, run_events: int, pairs: int, items: list[str]
-) -> list[tuple[float, float]]:
-    """Seconds of processor time of a run with and without, pair by pair, after a pair that does not count."""
+def _runs(users: int, run_events: int, items: list[str]) -> Iterator[Run]:
+    """Without end, of users who are drawn."""
     chance = np.random.default_rng(0)
-    offsets = itertools.count(users * FULL * 2, users)
+    for offset in itertools.count(users * FULL * 2, users):
+        first = int(chance.integers(users - run_events + 1))
+        yield run_of(names(first, first + run_events), offset, items)
+
+
+def _in_turn(watched: Loop, unwatched: Loop, runs: Iterator[Run], pairs: int) -> list[tuple[float, float]]:
+    """Seconds of processor time of a run with and without, pair by pair, after a pair that does not count."""
+    chance = np.random.default_rng(1)
     spent = []
     for _ in range(pairs + 1):
         took = {}
         for loop in (watched, unwatched) if chance.random() < 0.5 else (unwatched, watched):
-            first = int(chance.integers(users - run_events + 1))
-            run = run_of(names(first, first + run_events), next(offsets), items)
-            begun = time.thread_time()
-            handle(loop, [run])
-            took[loop] = time.thread_time() - begun
+            took[loop] = _handled(loop, next(runs))
         spent.append((took[watched], took[unwatched]))
     return spent[1:]
+
+
+def _timed(watched: Loop, runs: Iterator[Run], count: int) -> dict[str, float]:
+    """What share of the loop's processor time its parts take that count and judge."""
+    spent = dict.fromkeys(("sample", "judge", "gave", "_count"), 0.0)
+    for name in spent:
+        owner = watched if name == "_count" else watched.quality
+        setattr(owner, name, _clocked(getattr(owner, name), name, spent))
+    whole = sum(_handled(watched, next(runs)) for _ in range(count))
+    return {name: seconds / whole for name, seconds in spent.items()}
+
+
+def _clocked(act: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
+    def acting(*args: Any) -> Any:
+        begun = time.thread_time()
+        done = act(*args)
+        spent[name] += time.thread_time() - begun
+        return done
+
+    return acting
+
+
+def _handled(loop: Loop, run: Run) -> float:
+    begun = time.thread_time()
+    handle(loop, [run])
+    return time.thread_time() - begun
 
 
 def _beside(metrics: WorkerMetrics, quality: Quality, store: RowStore) -> dict[str, float]:

@@ -62,6 +62,7 @@ def overhead(figures: dict[str, Any]) -> Iterator[Table | str]:
     table = Table("being watched costs", "of throughput")
     loop = figures["loop"]
     table.add_row("in the loop", f"{loop['median']:.2%} ({loop['least']:.2%} – {loop['most']:.2%})")
+    table.add_row("of that, judging and counting, timed in place", f"{sum(figures['timed'].values()):.2%}")
     table.add_row("beside it", f"{figures['beside_share']:.2%}")
     table.add_row("in all", f"{figures['in_all']:.2%}")
     yield table
