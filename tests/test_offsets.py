@@ -92,7 +92,7 @@ def test_a_partition_that_ends_with_the_marker_of_a_transaction_has_an_end(apach
         async with producer.transaction():
             await producer.send_and_wait(partition.topic, b"record", partition=0)
         await producer.stop()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             consumer: AIOKafkaConsumer[bytes | None, bytes | None] = AIOKafkaConsumer(bootstrap_servers=server)
             await consumer.start()
             while True:

@@ -55,6 +55,8 @@ from streams.trainer_metrics import TrainerMetrics
 from tests.toy import ITEMS, START, save_toy, toy_model
 
 NOW = START + 10 * 86_400_000
+WAIT_SECONDS = 300.0
+"""How long anything may take before a test fails: trainings give way to whatever else the machine does."""
 
 
 def toy_dataset(events: int = 900, users: int = 60) -> Dataset:
@@ -205,7 +207,7 @@ class Stage:
 
     async def until_committed(self, partition: int, offset: int) -> None:
         """Returns when the trainer has acknowledged this offset."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(WAIT_SECONDS):
             while True:
                 committed = await self.committed(partition)
                 if committed is not None and committed >= offset:
@@ -254,9 +256,9 @@ async def everything(settings: Settings, topic: str) -> list[tuple[bytes | None,
         await consumer.stop()
 
 
-async def until(condition: Callable[[], object], task: asyncio.Task[Any], seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], object], task: asyncio.Task[Any]) -> None:
     """Returns when the condition holds; fails when the task ends before, or when it takes too long."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not condition():
             if task.done():
                 task.result()
@@ -277,7 +279,7 @@ def test_a_model_is_learned_from_the_stream_and_released(embedded_broker: Embedd
         await topics.create(stage.settings)
         task = asyncio.create_task(stage.trainer(ChildLearner()).run())
         await replay(toy_dataset(), stage.settings)
-        await until(lambda: stage.runs("published"), task, 60)
+        await until(lambda: stage.runs("published"), task)
         await cancelled(task)
         return await stage.releases()
 
@@ -728,7 +730,7 @@ def test_a_log_of_another_topic_is_refused(embedded_broker: EmbeddedBroker, tmp_
         task = asyncio.create_task(old.trainer(Refuser()).run())
         await until(lambda: _rows(old) == 50, task)
         await cancelled(task)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             await new.trainer(Refuser()).run()
 
     with pytest.raises(SettingInvalid, match="EFFICIENTREC_LOG_DIR"):
@@ -889,8 +891,8 @@ def _children(pid: int | None = None) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def _wait(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
