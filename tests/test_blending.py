@@ -113,15 +113,18 @@ def test_questions_are_put_in_parts_that_double(count: int) -> None:
 
 
 def test_what_helps_only_together_is_found() -> None:
-    """All of the last interactions, and the old as much as the new: either alone is worse than before."""
+    """All of the last interactions, the old as much as the new, and louder: fewer changes are worse than none."""
 
     def judged(model: Model) -> Gains:
-        changed = (model.blend.neighbours == 64) + (model.blend.neighbour_decay == 1.0)
-        return Gains(np.full(4, (0.5, 0.4, 0.6)[changed]), np.ones(4, np.int32))
+        blend = model.blend
+        loud = blend.neighbour_weight >= 2.0 * MODEL.unit
+        changed = (blend.neighbours == 64) + (blend.neighbour_decay == 1.0) + loud
+        return Gains(np.full(4, (0.5, 0.4, 0.4, 0.6)[changed]), np.ones(4, np.int32))
 
     chosen = blending.choose(MODEL, jury([judged]), Recipe())
 
     assert (chosen.neighbours, chosen.neighbour_decay) == (64, 1.0)
+    assert chosen.neighbour_weight >= 2.0
 
 
 def test_what_scores_too_many_items_is_marked_down() -> None:

@@ -56,11 +56,13 @@ Grid = Mapping[str, tuple[float, ...]]
 LOUDNESS = "loudness"
 """Of all that the last interactions say, against what a user has always liked: not a voice, but their common factor."""
 REACH = "reach"
-"""So many of the last interactions bring their neighbours, the oldest of them as much as the newest, and none of them
-nominates: changes that help together where each alone does not."""
+"""The weight with which many of the last interactions bring their neighbours, the oldest of them as much as the newest,
+and none of them nominates: changes that help together where each alone does not."""
+FAR = 64
+"""Interactions that REACH means by many."""
 GRID: Grid = {
     LOUDNESS: (0.1, 0.3, 3.0, 10.0, 30.0),
-    REACH: (64,),
+    REACH: (0.5, 2.0, 10.0),
     "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
     "anchor_weight": (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
     "neighbour_weight": (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
@@ -241,6 +243,6 @@ def _changed(voices: Voices, name: str, value: float) -> Voices:
         weights = voices.anchor_weight * value, voices.neighbour_weight * value
         return replace(voices, anchor_weight=weights[0], neighbour_weight=weights[1])
     if name == REACH:
-        return replace(voices, neighbours=int(value), neighbour_decay=1.0, neighbour_nominees=0)
+        return replace(voices, neighbours=FAR, neighbour_weight=value, neighbour_decay=1.0, neighbour_nominees=0)
     changes: dict[str, Any] = {name: value}
     return replace(voices, **changes)
