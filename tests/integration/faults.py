@@ -52,7 +52,7 @@ CALM_EVENTS = 500
 TRAIN_EVENTS = 900
 STOPPED_SECONDS, RUNNING_SECONDS = 2.0, 0.3
 """Of a throttled worker: what comes in the first second of a pause is late."""
-LIMIT_SECONDS = 90.0
+LIMIT_SECONDS = 300.0
 
 LATE = frozenset({"EfficientrecLatencyBudgetBurningFast", "EfficientrecLatencyBudgetBurningSlow"})
 FENCED = frozenset({"EfficientrecChangelogSendFailures"})

@@ -174,6 +174,7 @@ class World:
                 "heartbeat_interval_seconds": 1.0,
                 "commit_interval_seconds": 0.2,
                 "request_timeout_seconds": 20.0,
+                "broker_wait_seconds": 60.0,  # a broker on a crowded machine is long at its first producer id
                 "fencing": "on" if is_apache(address) else "off",  # the embedded broker knows no producer ids
                 **settings,
             }
