@@ -196,10 +196,16 @@ class Writers:
                 if error.retriable and time.monotonic() < deadline:
                     await self.sleep(RETRY_SECONDS[0])
                     continue
+                if error.retriable:
+                    cure = f"it did not for {seconds:g} s: see whether its topic __transaction_state has its replicas"
+                else:
+                    cure = (
+                        f"allow this client to use the transactional ids {self.name}-*, or, with the embedded broker, "
+                        "set EFFICIENTREC_FENCING=off"
+                    )
                 raise BrokerUnavailable(
                     f"the broker gives out no producer ids ({error!r}), without which a worker that has lost a "
-                    "partition could still write to it; allow this client to use the transactional ids "
-                    f"{self.name}-*, or, with the embedded broker, set EFFICIENTREC_FENCING=off"
+                    f"partition could still write to it; {cure}"
                 ) from error
 
     async def claim(self, partition: int, generation: int) -> int:

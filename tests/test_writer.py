@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced, RequestTimedOutError
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+    RequestTimedOutError,
+    TransactionalIdAuthorizationFailed,
+)
 
+from efficientrec.errors import BrokerUnavailable
 from streams import topics, writer
 from streams.connection import Connection
 from streams.outbox import KeyValue
@@ -36,8 +44,12 @@ class Log:
         """(topic, producer, sequence, records) of each request."""
         self.failures: list[KafkaError | None] = []
         """What becomes of the next requests; None lets one pass."""
+        self.refusals: list[KafkaError] = []
+        """What becomes of the next claims."""
 
     async def claim(self, name: str) -> ProducerId:
+        if self.refusals:
+            raise self.refusals.pop(0)
         self.epoch += 1
         return ProducerId(5, self.epoch)
 
@@ -101,6 +113,30 @@ class Group:
 
 def played(what: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(what)
+
+
+def test_a_broker_that_is_still_starting_is_asked_for_producer_ids_again() -> None:
+    log = Log()
+    log.refusals = [GroupCoordinatorNotAvailableError(), GroupCoordinatorNotAvailableError()]
+
+    played(Group(log).writers.check(seconds=60))
+
+    assert not log.refusals
+
+
+@pytest.mark.parametrize(
+    ("refusal", "cure"),
+    [
+        (GroupCoordinatorNotAvailableError(), "__transaction_state"),
+        (TransactionalIdAuthorizationFailed(), "transactional ids name-\\*"),
+    ],
+)
+def test_where_there_are_no_producer_ids_the_error_says_what_to_do(refusal: KafkaError, cure: str) -> None:
+    log = Log()
+    log.refusals = [refusal] * 2
+
+    with pytest.raises(BrokerUnavailable, match=cure):
+        played(Group(log).writers.check(seconds=0))
 
 
 def test_a_claim_puts_a_fence_into_the_changelog_and_says_where() -> None:
