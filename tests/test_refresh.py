@@ -9,6 +9,7 @@ from typing import Any
 from aiokafka.structs import ConsumerRecord
 
 from efficientrec.interactions import WeightPolicy
+from streams.arms import CONTROL, Arm, Arms
 from streams.aside import ORIGIN, Aside
 from streams.catalogue import Catalogue
 from streams.metrics import WorkerMetrics
@@ -24,7 +25,7 @@ from tests.toy import START, toy_model
 
 SETTINGS = Settings(partitions=4)
 TOPIC = Topics.of(SETTINGS).interactions
-MODEL = toy_model()
+ONE_MODEL = Arms(Arm(CONTROL, toy_model()))
 
 
 class Rows:
@@ -41,17 +42,18 @@ class Rows:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, arms: Arms = ONE_MODEL) -> None:
+        self.arms = arms
         self.rows = Rows()
         post: Any = None  # nothing is sent here
         metrics = WorkerMetrics(WeightPolicy().rules)
-        quality = Quality(metrics, dict, lambda: START)
+        quality = Quality(metrics, lambda: START)
         self.refresh = Refresh(SETTINGS, self.rows, Aside(SETTINGS, post), Catalogue(), metrics, quality, lambda: START)
 
     def play(self, batches: Sequence[Sequence[Run]]) -> list[Refreshed]:
         found = []
         for batch in batches:
-            for refreshed in self.refresh.of(batch, MODEL):
+            for refreshed in self.refresh.of(batch, self.arms):
                 self.rows.write(refreshed.run.partition, refreshed.changelog, 0)
                 found.append(refreshed)
         return found

@@ -25,13 +25,13 @@ from efficientrec.profile import STATELESS_BYTES_MAX, unpack
 from efficientrec.recompute import Event, recompute
 from streams.aside import ORIGIN
 from streams.catalogue import Catalogue
+from streams.experiments import Models
 from streams.metrics import WorkerMetrics
 from streams.outbox import BATCH_BYTES, Headers, KeyValue
 from streams.progress import PROGRESS_KEY, Progress
 from streams.records import ID_BYTES_MAX, Interaction, RecommendationList, User, decode_list, encode
 from streams.refresh import POPULARITY_KEY
 from streams.settings import Settings
-from streams.slot import ModelSlot
 from streams.topics import Topics
 from streams.traces import Traces
 from streams.transport import Run
@@ -177,8 +177,8 @@ class World:
         """A worker with nothing in memory."""
         self.broker.machine = self.disk.machine = Machine()
         self.metrics = WorkerMetrics(self.settings.policy.rules)
-        slot = ModelSlot(self.settings.models_dir, self.settings.list_size, self.metrics)
-        slot.current = self.model
+        models = Models(self.settings.models_dir, self.settings.list_size, self.metrics)
+        models.released.current = self.model
         writers = Writers(
             self.broker,
             "changelog",
@@ -192,7 +192,7 @@ class World:
         asyncio.run(writers.claim(PARTITION, GENERATION))
         self.disk.recover(self.broker.records[TOPICS.changelog])
         self.loop = Loop(
-            *(self.settings, self.disk, writers, self.broker, slot, Catalogue(), self.metrics, lambda: self.now),
+            *(self.settings, self.disk, writers, self.broker, models, Catalogue(), self.metrics, lambda: self.now),
             self._reached,
             self.traces,
         )
