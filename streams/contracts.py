@@ -161,7 +161,12 @@ def asyncapi() -> dict[str, Any]:
     }
 
 
-_KEYS: Final = {"Release": RELEASE_KEY.decode(), "Experiment": EXPERIMENT_KEY.decode()}
+_KEYS: Final = {
+    "Release": f"The text {RELEASE_KEY.decode()}.",
+    "Experiment": f"The text {EXPERIMENT_KEY.decode()}.",
+    "Item": "The item's id, in UTF-8.",
+    "DeadLetter": "As it came.",
+}
 
 
 def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
@@ -169,12 +174,7 @@ def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
 
 
 def _message(field: str, title: str) -> dict[str, Any]:
-    key = {
-        "releases": f"The text {_KEYS.get(title)}.",
-        "items": "The item's id, in UTF-8.",
-        "dead_letters": "As it came.",
-    }
-    described = key.get(field, "The user's id, in UTF-8; murmur2 of it decides the partition.")
+    described = _KEYS.get(title, "The user's id, in UTF-8; murmur2 of it decides the partition.")
     message: dict[str, Any] = {
         "name": title,
         "bindings": {"kafka": {"key": {"type": "string", "description": described}, "bindingVersion": "0.5.0"}},
