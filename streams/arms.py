@@ -57,7 +57,7 @@ def is_treated(keys: Sequence[bytes], share: float, salt: str) -> NDArray[np.boo
     """Whether each user (users,) is of the treatment. keys: ids in UTF-8; share: between 0 and 1.
 
     >>> is_treated([b"anna", b"bert", b"carl"], 0.5, "2024-05").tolist()
-    [True, False, False]
+    [False, True, False]
     """
     before = salt.encode() + b"\0"
     hashes = np.fromiter((xxhash.xxh3_64_intdigest(before + key) for key in keys), np.uint64, len(keys))
