@@ -51,55 +51,60 @@ def tries(world: World, worker: Worker, share: float) -> None:
     world.wait_until(lambda: worker.metrics().get(name) == share, f"the worker tries a model on {share:g} of the users")
 
 
+def tried_for_a_while(world: World) -> None:
+    """An experiment from its beginning to its end, with a worker that is started again in the middle."""
+    for model in (RELEASED, TRIED):
+        shelved(world, model)
+    asyncio.run(rollback(world.settings, RELEASED.version))
+    (worker,) = world.start("only")
+    world.wait_for_metric(worker, "efficientrec_partitions_assigned", 4)
+
+    begun = asyncio.run(experiment(world.settings, TRIED.version, 0.5))
+    tries(world, worker, 0.5)
+    names = (name for number in count() if crc32((name := f"judged-{number}").encode()) % ONE_IN == 0)
+    judged = list(islice(names, 20))
+    for item in ("a1", "a2", "b1"):
+        world.interact(*(like(user, item) for user in judged))
+        world.wait_until_handled()
+    world.interact(*chance(1, 400, 100))
+    world.wait_until_handled()
+
+    lists = given(world)
+    expect_arms(lists, begun)
+    found = worker.metrics()
+    published = "efficientrec_recommendations_published_total"
+    assert {arm: found[f'{published}{{arm="{arm}",reason="event"}}'] for arm in ARMS} == Counter(
+        each.arm for each in lists
+    )
+    for arm in ARMS:
+        assert found[f'efficientrec_online_judged_events_total{{arm="{arm}"}}'] > 0
+        assert found[f'efficientrec_online_hits_total{{arm="{arm}",by="list"}}'] > 0
+    assert {name.split('arm="')[1].split('"')[0] for name in found if "model_info" in name} == set(ARMS)
+
+    assert worker.stop() == 0, worker.output()
+    worker.start()
+    world.interact(*chance(2, 200, 100))
+    world.wait_until_handled()
+    expect_arms(given(world, len(lists)), begun)
+    expect_exact_rows(world, world.rows())
+
+    lists = given(world)
+    asyncio.run(end_experiment(world.settings))
+    tries(world, worker, 0.0)
+    world.interact(*chance(3, 200, 100))
+    world.wait_until_handled()
+    assert {(each.arm, each.model_version) for each in given(world, len(lists))} == {(None, RELEASED.version)}
+    expect_exact_rows(world, world.rows())
+    expect_last_lists(world)
+
+
 def test_a_model_is_tried_on_half_of_the_users_and_then_on_nobody(
     embedded_broker: EmbeddedBroker, tmp_path: Path
 ) -> None:
     world = World(embedded_broker.address, tmp_path / "world", models_dir=str(tmp_path / "models"))
     try:
         world.create_topics()
-        for model in (RELEASED, TRIED):
-            shelved(world, model)
-        asyncio.run(rollback(world.settings, RELEASED.version))
-        (worker,) = world.start("only")
-        world.wait_for_metric(worker, "efficientrec_partitions_assigned", 4)
-
-        begun = asyncio.run(experiment(world.settings, TRIED.version, 0.5))
-        tries(world, worker, 0.5)
-        names = (name for number in count() if crc32((name := f"judged-{number}").encode()) % ONE_IN == 0)
-        judged = list(islice(names, 20))
-        for item in ("a1", "a2", "b1"):
-            world.interact(*(like(user, item) for user in judged))
-            world.wait_until_handled()
-        world.interact(*chance(1, 400, 100))
-        world.wait_until_handled()
-
-        lists = given(world)
-        expect_arms(lists, begun)
-        found = worker.metrics()
-        published = "efficientrec_recommendations_published_total"
-        assert {arm: found[f'{published}{{arm="{arm}",reason="event"}}'] for arm in ARMS} == Counter(
-            each.arm for each in lists
-        )
-        for arm in ARMS:
-            assert found[f'efficientrec_online_judged_events_total{{arm="{arm}"}}'] > 0
-            assert found[f'efficientrec_online_hits_total{{arm="{arm}",by="list"}}'] > 0
-        assert {(each.split('arm="')[1].split('"')[0]) for each in found if "model_info" in each} == set(ARMS)
-
-        assert worker.stop() == 0, worker.output()  # and then from the topic alone
-        worker.start()
-        world.interact(*chance(2, 200, 100))
-        world.wait_until_handled()
-        expect_arms(given(world, len(lists)), begun)
-        expect_exact_rows(world, world.rows())
-
-        lists = given(world)
-        asyncio.run(end_experiment(world.settings))
-        tries(world, worker, 0.0)
-        world.interact(*chance(3, 200, 100))
-        world.wait_until_handled()
-        assert {(each.arm, each.model_version) for each in given(world, len(lists))} == {(None, RELEASED.version)}
-        expect_exact_rows(world, world.rows())
-        expect_last_lists(world)
+        tried_for_a_while(world)
     finally:
         world.close()
 
