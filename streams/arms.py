@@ -46,11 +46,13 @@ class Arms:
     salt: str = ""
 
     def divided(self, keys: Sequence[bytes]) -> list[tuple[Arm, NDArray[np.intp]]]:
-        """Each arm with the places of its users among these keys, rising."""
+        """The arms that have users among these keys, each with their places, rising; without an experiment the control
+        alone, and all."""
         if self.treatment is None:
             return [(self.control, np.arange(len(keys)))]
         treated = is_treated(keys, self.share, self.salt)
-        return [(self.control, np.flatnonzero(~treated)), (self.treatment, np.flatnonzero(treated))]
+        both = ((self.control, np.flatnonzero(~treated)), (self.treatment, np.flatnonzero(treated)))
+        return [(arm, places) for arm, places in both if len(places)]
 
 
 def is_treated(keys: Sequence[bytes], share: float, salt: str) -> NDArray[np.bool_]:

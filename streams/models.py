@@ -207,9 +207,14 @@ def render(present: Shelf) -> RenderableType:
         )
     if serving is None:
         return Group(table, Text("No model was released yet: lists are what is popular.", style="dim"))
-    if serving not in {each.version for each in present.models}:
-        return Group(table, Text(f"{serving} is released, but is not in EFFICIENTREC_MODELS_DIR.", style="bold red"))
-    return table
+    known = {each.version for each in present.models}
+    states = {serving: "released"} | ({} if present.experiment is None else {present.experiment.version: "tried"})
+    missing = [
+        Text(f"{version} is {state}, but is not in EFFICIENTREC_MODELS_DIR.", style="bold red")
+        for version, state in states.items()
+        if version not in known
+    ]
+    return Group(table, *missing)
 
 
 def _state(version: str, serving: str | None, tried: Experiment | None) -> str:

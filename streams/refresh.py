@@ -78,6 +78,7 @@ class _Part:
     said: str | None
     """What their lists say of the arm."""
     keys: Sequence[bytes]
+    """(users,)"""
     user: NDArray[np.intp]
     """(users,) number of each in the batch; rises."""
     event: NDArray[np.intp]
@@ -347,7 +348,7 @@ def _in_order(parts: Sequence[tuple[NDArray[np.intp], Sequence[T]]]) -> tuple[ND
     """What stands in several parts, by its number, in the order of numbers."""
     if len(parts) == 1:
         return parts[0]
-    numbers = np.concatenate([part for part, _ in parts])
+    numbers = np.concatenate([np.empty(0, np.intp), *(part for part, _ in parts)])
     things = [thing for _, some in parts for thing in some]
     order = np.argsort(numbers)
     return numbers[order], [things[place] for place in order.tolist()]

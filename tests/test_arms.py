@@ -74,4 +74,5 @@ def test_each_user_is_in_one_arm() -> None:
     assert (control.name, treatment.name) == (CONTROL, TREATMENT)
     assert sorted([*here.tolist(), *there.tolist()]) == list(range(1000))
     assert is_treated(KEYS[:1000], 0.3, "salt")[there].all()
-    assert [part.tolist() for _, part in arms.divided([])] == [[], []]
+    assert [arm.name for arm, _ in arms.divided([KEYS[there[0]]])] == [TREATMENT]
+    assert arms.divided([]) == []

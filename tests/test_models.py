@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from efficientrec import artifact
 from efficientrec.errors import ArtifactCorrupt, ModelUnknown, ReleaseUntrusted, SettingInvalid, TopicMismatch
 from streams import topics
 from streams.broker import EmbeddedBroker
+from streams.cli import app
 from streams.connection import Connection
 from streams.learning import Outcome
 from streams.models import end_experiment, experiment, render, rollback, shelf, stored
@@ -25,6 +27,7 @@ from streams.releases import RECORD, announce
 from streams.replay import replay
 from streams.settings import Settings
 from streams.signing import make_keys, trust
+from tests.environment import environment
 from tests.integration.harness import World
 from tests.test_trainer import Refuser, Stage, cancelled, toy_dataset, until
 from tests.toy import START, toy_model
@@ -152,6 +155,31 @@ def test_only_what_can_serve_is_tried_and_beside_something_else(settings: Settin
             asyncio.run(experiment(settings, FIRST, share))
 
     assert ran(settings) is None
+
+
+def test_the_command_says_what_it_did_and_what_it_expected(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+
+    def answered(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["models", "experiment", *words])
+        return result.exit_code, " ".join(result.output.split())
+
+    assert answered(FIRST, "--share", "0.1") == (0, f"{FIRST} is tried on 10% of the users, beside {THIRD}.")
+    assert answered("--end") == (0, f"The experiment with {FIRST} has ended.")
+    assert answered("--end") == (0, "No experiment ran.")
+    for words in ((), (FIRST,), ("--share", "0.1"), (FIRST, "--end"), ("--end", "--share", "0.1")):
+        status, text = answered(*words)
+        assert status == 2
+        assert "expected VERSION with --share, or --end alone" in text
+    assert ran(settings) is None
+
+
+def test_a_tried_model_that_is_gone_is_said(settings: Settings) -> None:
+    asyncio.run(experiment(settings, FIRST, 0.1))
+    shutil.rmtree(Path(settings.models_dir, FIRST))
+
+    assert printed(settings)[-1][:3] == [FIRST, "is", "tried,"]
 
 
 def test_to_release_the_tried_model_ends_the_experiment_and_to_release_another_does_not(settings: Settings) -> None:

@@ -15,6 +15,7 @@ from streams.catalogue import Catalogue
 from streams.metrics import WorkerMetrics
 from streams.outbox import KeyValue
 from streams.placement import partition_of
+from streams.progress import PROGRESS_KEY
 from streams.quality import Quality
 from streams.records import Interaction, decode_list, encode
 from streams.refresh import Refresh, Refreshed
@@ -163,6 +164,16 @@ def test_a_list_says_its_users_arm_and_the_model_of_that_arm() -> None:
             published = decode_list(body or b"")
             expected = (TREATMENT, "random") if TREATED[key.decode()] else (CONTROL, "toy-1")
             assert (published.arm, published.model_version) == expected
+
+
+def test_in_an_experiment_a_run_may_be_of_one_arm_or_of_nobody() -> None:
+    (user,) = users(0, 1)
+
+    one, nobody = World(ARMS).play([[run(0, 0, (user, "a1"))], [run(1, 0, b"junk")]])
+
+    assert [key for key, _ in one.lists] == [user.encode()]
+    assert [key for key, _ in nobody.changelog] == [PROGRESS_KEY]
+    assert (nobody.lists, len(nobody.letters)) == ([], 1)
 
 
 def test_whoever_changes_arms_is_served_from_a_row_that_the_other_model_makes_anew() -> None:
