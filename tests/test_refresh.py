@@ -117,20 +117,22 @@ def of_one_arm(refreshed: Sequence[Refreshed], name: str, is_treated: bool) -> d
 
 
 ARMS = Arms(Arm(CONTROL, toy_model()), Arm(TREATMENT, random_sequence_model(3)), 0.5, "salt")
-EVERYBODY = [user for partition in range(4) for user in users(partition, 12)]
+EVERYBODY = [user for partition in range(4) for user in users(partition, 15)]
 TREATED = dict(zip(EVERYBODY, is_treated([user.encode() for user in EVERYBODY], 0.5, "salt").tolist(), strict=True))
 
 
 def batches(first: int = 0) -> list[list[Run]]:
-    """Events of everybody, of items that one model or the other knows; junk; and a run that comes twice."""
+    """Events of items that one model or the other knows; junk; users who come later, when their partitions have got to
+    different offsets; and a run that comes twice."""
     items = [*ITEMS[:6], "i1", "i2", "i3"]
 
     def some(partition: int, offset: int, count: int, shift: int, *junk: bytes) -> Run:
         events = [(user, items[(place + shift) % 9]) for place, user in enumerate(users(partition, count))]
         return run(partition, offset, *junk, *events)
 
-    runs = [some(partition, first, 12, partition) for partition in range(4)]
-    return [runs, [some(partition, first + 12, 9, 2, b"junk") for partition in range(3)], runs[:1]]
+    runs = [some(partition, first + 50 * partition, 12, partition) for partition in range(4)]
+    later = [some(partition, first + 50 * partition + 12, 15, 2, b"junk") for partition in range(3)]
+    return [runs, later, runs[:1]]
 
 
 def test_each_arm_gets_what_a_worker_with_its_model_alone_would_make() -> None:
@@ -182,7 +184,7 @@ def test_whoever_changes_arms_is_served_from_a_row_that_the_other_model_makes_an
     settled.play(batches())
     changing.arms = ARMS
 
-    after, expected = changing.play(batches(100)), settled.play(batches(100))
+    after, expected = changing.play(batches(1000)), settled.play(batches(1000))
 
     lists = {key: decode_list(body or b"").items for each in after for key, body in each.lists}
     same = {key: decode_list(body or b"").items for each in expected for key, body in each.lists}
