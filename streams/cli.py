@@ -228,8 +228,8 @@ def models_experiment(
         raise typer.BadParameter("expected VERSION with --share, or --end alone")
     settings = _settings(config)
     if version is None or share is None:
-        ended = asyncio.run(end_experiment(settings))
-        said = "No experiment ran." if ended is None else f"The experiment with {escape(ended.version)} has ended."
+        asyncio.run(end_experiment(settings))
+        said = "There is no experiment any more: all users get lists of the released model."
     else:
         begun = asyncio.run(experiment(settings, version, share))
         beside = escape(str(begun.previous_version))

@@ -144,12 +144,11 @@ async def experiment(settings: Settings, version: str, share: float) -> Experime
         return await releases.begin_experiment(outbox, settings, *what, share, wall_ms())
 
 
-async def end_experiment(settings: Settings) -> Experiment | None:
-    """Gives all users back to the released version; returns the experiment that ran, if one did."""
-    present = await shelf(settings, "models experiment")
+async def end_experiment(settings: Settings) -> None:
+    """Gives all users back to the released version, whatever stands in the topic. Raises as `shelf` does."""
+    await rights.check(settings, "models experiment")
     async with _post(settings) as outbox:
         await releases.end_experiment(outbox, settings)
-    return present.experiment
 
 
 @asynccontextmanager
