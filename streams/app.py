@@ -24,6 +24,7 @@ from streams import rights
 from streams.catalogue import Catalogue
 from streams.clock import wall_ms
 from streams.connection import NO_RIGHTS, Connection
+from streams.experiments import Models
 from streams.exposition import exposed
 from streams.follower import Follower
 from streams.lanes import Lanes
@@ -35,7 +36,6 @@ from streams.progress import PROGRESS_KEY, Progress
 from streams.recovery import Tables
 from streams.settings import Settings
 from streams.signing import trust
-from streams.slot import ModelSlot
 from streams.table import ProfileTable
 from streams.topics import TABLE, Topics
 from streams.traces import traces
@@ -115,13 +115,13 @@ class Services:
             rejoin=rejoin,
         )
         self.outbox = Outbox(connection, settings.request_timeout_seconds)
-        self.slot = ModelSlot(
+        self.models = Models(
             settings.models_dir, settings.list_size, self.metrics, settings.list_format, trust(settings)
         )
         self.catalogue = Catalogue()
         self._followers = [
             Follower(topics.items, connection, self.catalogue.handle),
-            Follower(topics.releases, connection, self.slot.handle),
+            Follower(topics.releases, connection, self.models.handle),
         ]
         self.failures = 0
         """Attempts to send that failed."""
@@ -279,7 +279,7 @@ def create_app(settings: Settings, reached: Callable[[str], None] = lambda step:
         table.store,
         services.writers,
         services.outbox,
-        services.slot,
+        services.models,
         services.catalogue,
         services.metrics,
         wall_ms,

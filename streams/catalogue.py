@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,20 @@ from streams.records import decode_item, moment_ms
 log = logging.getLogger(__name__)
 
 
+MASKS = 2  # as many models may serve at a time
+
+
+class Mask(NamedTuple):
+    """What is blocked of a model's items."""
+
+    blocked: NDArray[np.bool_]
+    """(items,)"""
+    revision: int
+    """Of the catalogue."""
+    until: float
+    """Millisecond at which the next item expires."""
+
+
 class Catalogue:
     """Keeps only what is not simply available, so a large catalogue costs nothing here."""
 
@@ -24,9 +39,8 @@ class Catalogue:
         self._until: dict[int, float] = {}
         """Item key → millisecond from which on it is blocked; minus infinity for hidden ones."""
         self._revision = 0
-        self._mask: NDArray[np.bool_] = np.zeros(0, np.bool_)
-        self._mask_of: tuple[str, int] | None = None
-        self._mask_until = math.inf
+        self._masks: dict[str, Mask] = {}
+        """Model version → what is blocked of it; of MASKS models at the most."""
 
     async def handle(self, records: list[Record]) -> None:
         """Takes item records in the order of the topic; one that cannot be read changes nothing."""
@@ -52,16 +66,17 @@ class Catalogue:
 
     def blocked(self, model: Model, now_ms: int) -> NDArray[np.bool_]:
         """(items,) what must not be recommended now; made anew only when catalogue, model or an expiry changed it."""
-        state = (model.version, self._revision)
-        if state != self._mask_of or now_ms >= self._mask_until:
+        mask = self._masks.get(model.version)
+        if mask is None or mask.revision != self._revision or now_ms >= mask.until:
             keys = np.fromiter(self._until.keys(), np.uint64, len(self._until))
             until = np.fromiter(self._until.values(), np.float64, len(self._until))
             places = model.items.find(keys)
-            self._mask = np.zeros(len(model.items), np.bool_)
-            self._mask[places[(places >= 0) & (until <= now_ms)]] = True
-            self._mask_until = float(until[until > now_ms].min(initial=math.inf))
-            self._mask_of = state
-        return self._mask
+            blocked = np.zeros(len(model.items), np.bool_)
+            blocked[places[(places >= 0) & (until <= now_ms)]] = True
+            mask = Mask(blocked, self._revision, float(until[until > now_ms].min(initial=math.inf)))
+            self._masks.pop(model.version, None)
+            self._masks = dict([*self._masks.items()][1 - MASKS :]) | {model.version: mask}
+        return mask.blocked
 
     def is_blocked(self, item_id: str, now_ms: int) -> bool:
         """The same for one item by its id, for the time before the first model."""

@@ -207,6 +207,36 @@ def models_rollback(
     console.print(f"{escape(release.version)} is released in place of {before}.", highlight=False, soft_wrap=True)
 
 
+@models_app.command("experiment")
+def models_experiment(
+    version: Annotated[str | None, typer.Argument(help="The model to try.", show_default=False)] = None,
+    share: Annotated[
+        float | None, typer.Option("--share", help="Of the users, between 0 and 1, who get its lists.")
+    ] = None,
+    end: Annotated[bool, typer.Option("--end", help="End the experiment that runs.")] = False,
+    config: Config = None,
+) -> None:
+    """Try a model on a share of the users; all others keep the released one. Lists and metrics name the arm.
+
+    To end it and release the tried model to all: efficientrec models rollback VERSION.
+
+    Example: efficientrec models experiment 20240501T120000Z-4f2a --share 0.1
+    """
+    from streams.models import end_experiment, experiment
+
+    if end == (version is not None) or end == (share is not None):
+        raise typer.BadParameter("expected VERSION with --share, or --end alone")
+    settings = _settings(config)
+    if version is None or share is None:
+        asyncio.run(end_experiment(settings))
+        said = "There is no experiment any more: all users get lists of the released model."
+    else:
+        begun = asyncio.run(experiment(settings, version, share))
+        beside = escape(str(begun.previous_version))
+        said = f"{escape(begun.version)} is tried on {100 * share:.4g}% of the users, beside {beside}."
+    console.print(said, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def replay(
     folder: Annotated[Path, typer.Argument(help="Folder with interactions.csv.gz; items and users go first.")],

@@ -52,11 +52,13 @@ def trace_of(headers: Iterable[tuple[str, bytes | None]]) -> bytes | None:
     return None
 
 
-def list_headers(cause: Cause, version: str | None, generated_at: str, source: str, list_format: str) -> Headers:
-    """What a list bears as a CloudEvent: its rec_id and its user stand there, too."""
+def list_headers(
+    cause: Cause, version: str | None, generated_at: str, source: str, list_format: str, arm: str | None = None
+) -> Headers:
+    """What a list bears as a CloudEvent: its rec_id, its user and its arm stand there, too."""
     place = cause.trigger
     rec_id = rec_id_of(place.topic, place.partition, place.offset, cause.user, version)
-    return [
+    headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", rec_id.encode()),
         ("ce_source", source.encode()),
@@ -65,3 +67,4 @@ def list_headers(cause: Cause, version: str | None, generated_at: str, source: s
         ("ce_subject", cause.user.encode()),
         ("content-type", CONTENT_TYPES[list_format]),
     ]
+    return headers if arm is None else [*headers, ("ce_arm", arm.encode())]

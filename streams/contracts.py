@@ -17,9 +17,12 @@ import msgspec
 from streams import server_openapi
 from streams.cloudevents import LIST_TYPE
 from streams.records import (
+    EXPERIMENT_KEY,
     ID_BYTES_MAX,
     REASONS,
+    RELEASE_KEY,
     SCHEMA_VERSION,
+    Experiment,
     Interaction,
     Item,
     RecommendationList,
@@ -38,6 +41,8 @@ RECORDS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "releases": Release,
 }
 """Field of Topics → what its records are."""
+BESIDE: Final[Mapping[str, type[msgspec.Struct]]] = {"releases": Experiment}
+"""What else lies there, under keys of its own."""
 
 _ID: Final = {
     "minLength": 1,
@@ -59,6 +64,13 @@ _SINCE_1970: Final = {
 }
 _MOMENT: Final = {"exclusiveMinimum": -(2**53), "exclusiveMaximum": 2**53}
 _VERSION: Final = {"const": SCHEMA_VERSION}
+_RELEASE: Final[Mapping[str, Mapping[str, Any]]] = {
+    "schema_version": _VERSION,
+    "version": {"minLength": 1},
+    "address": {"minLength": 1},
+    "sha256": {"pattern": "^[0-9a-f]{64}$"},
+    "released_at": {"pattern": _TIME["pattern"]},
+}
 _BEYOND_SHAPE: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
     "Interaction": {
         "user_id": _ID,
@@ -71,12 +83,11 @@ _BEYOND_SHAPE: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
     "Item": {"item_id": _ID, "expires_at": {**_MOMENT, **_TIME}},
     "User": {"user_id": _ID},
     "RecommendationList": {"schema_version": _VERSION},
-    "Release": {
-        "schema_version": _VERSION,
-        "version": {"minLength": 1},
-        "address": {"minLength": 1},
-        "sha256": {"pattern": "^[0-9a-f]{64}$"},
-        "released_at": {"pattern": _TIME["pattern"]},
+    "Release": _RELEASE,
+    "Experiment": {
+        **_RELEASE,
+        "share": {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "salt": {"minLength": 1},
     },
 }
 """Struct → field → what its decoder asks for beyond the type."""
@@ -97,15 +108,20 @@ def asyncapi() -> dict[str, Any]:
     """AsyncAPI 3.0 of the topics, under the names that the default settings give them."""
     settings = Settings()
     names, topics = Topics.of(settings), {topic.name: topic for topic in wanted(settings)}
-    _, schemas = msgspec.json.schema_components(tuple(RECORDS.values()), ref_template="#/components/schemas/{name}")
+    kinds = (*RECORDS.values(), *BESIDE.values())
+    _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     titles = {field: kind.__name__ for field, kind in RECORDS.items()} | {"dead_letters": "DeadLetter"}
     channels = {}
+    beside = {field: kind.__name__ for field, kind in BESIDE.items()}
     for field, title in titles.items():
         topic = topics[getattr(names, field)]
         channels[field] = {
             "address": topic.name,
             "description": "The first part of the name is the setting EFFICIENTREC_PREFIX.",
-            "messages": {title: {"$ref": f"#/components/messages/{title}"}},
+            "messages": {
+                each: {"$ref": f"#/components/messages/{each}"}
+                for each in (title, *((beside[field],) if field in beside else ()))
+            },
             "bindings": {
                 "kafka": {
                     "topic": topic.name,
@@ -134,15 +150,23 @@ def asyncapi() -> dict[str, Any]:
             "receiveUsers": _operation("receive", "users", "Worker and trainer keep what is known, and erase."),
             "sendLists": _operation("send", "lists", "The worker publishes each list that has changed."),
             "sendReleases": _operation(
-                "send", "releases", "The trainer puts a model into service; workers install it."
+                "send", "releases", "The trainer puts a model into service, or somebody tries one; workers install it."
             ),
             "sendDeadLetters": _operation("send", "dead_letters", "The worker sets aside what it cannot use."),
         },
         "components": {
-            "messages": {title: _message(field, title) for field, title in titles.items()},
+            "messages": {title: _message(field, title) for field, title in (*titles.items(), *beside.items())},
             "schemas": _amended(schemas),
         },
     }
+
+
+_KEYS: Final = {
+    "Release": f"The text {RELEASE_KEY.decode()}.",
+    "Experiment": f"The text {EXPERIMENT_KEY.decode()}.",
+    "Item": "The item's id, in UTF-8.",
+    "DeadLetter": "As it came.",
+}
 
 
 def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
@@ -150,8 +174,7 @@ def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
 
 
 def _message(field: str, title: str) -> dict[str, Any]:
-    key = {"releases": "The text main.", "items": "The item's id, in UTF-8.", "dead_letters": "As it came."}
-    described = key.get(field, "The user's id, in UTF-8; murmur2 of it decides the partition.")
+    described = _KEYS.get(title, "The user's id, in UTF-8; murmur2 of it decides the partition.")
     message: dict[str, Any] = {
         "name": title,
         "bindings": {"kafka": {"key": {"type": "string", "description": described}, "bindingVersion": "0.5.0"}},
@@ -178,6 +201,7 @@ def _headers(what_id_is: str, kind: str) -> dict[str, Any]:
             "ce_type": {"type": "string", **({"const": kind} if kind else {})},
             "ce_time": {"type": "string", "format": "date-time"},
             "ce_subject": {"type": "string", "description": "The user's id."},
+            **({"ce_arm": {"type": "string", "description": "The list's arm, in an experiment."}} if kind else {}),
             "content-type": {"type": "string"},
             "traceparent": {"type": "string", "description": "W3C trace context."},
         },
@@ -228,6 +252,10 @@ def documents() -> dict[str, str]:
     found = {
         f"{getattr(names, field).removeprefix(prefix)}.schema.json": json_schema(kind)
         for field, kind in RECORDS.items()
+    }
+    found |= {
+        f"{getattr(names, field).removeprefix(prefix)}.{kind.__name__.lower()}.schema.json": json_schema(kind)
+        for field, kind in BESIDE.items()
     }
     found |= {"asyncapi.json": asyncapi(), "openapi.json": server_openapi.document()}
     return {name: json.dumps(document, indent=2) + "\n" for name, document in found.items()}

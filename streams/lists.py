@@ -49,8 +49,9 @@ def personal_lists(
     generated_at: str,
     reason: str,
     list_format: str = "json",
+    arm: str | None = None,
 ) -> list[bytes]:
-    """The records of a batch of users, in its order.
+    """The records of a batch of users, in its order. arm: of all of them, while an experiment runs.
 
     A kernel writes what a list is long by: with an object for every item and reason, and the garbage collector that
     looked at them, encoding took a third of the worker's time.
@@ -62,7 +63,7 @@ def personal_lists(
     records: list[bytes] = []
     for first in range(0, len(causes), USERS_AT_A_TIME):
         some = slice(first, first + USERS_AT_A_TIME)
-        heads = [encode(_head(cause, model.version, generated_at, reason)) for cause in causes[some]]
+        heads = [encode(_head(cause, model.version, generated_at, reason, arm)) for cause in causes[some]]
         head_end = np.array(list(accumulate(map(len, heads))), np.int64)
         room = room_of(recommendations.items[some], recommendations.strongest[some], id_start, *sizes)
         out = np.empty(int(head_end[-1]) + room, np.uint8)
@@ -104,7 +105,7 @@ def popular_lists(
     return records
 
 
-def _head(cause: Cause, version: str | None, generated_at: str, reason: str) -> ListHead:
+def _head(cause: Cause, version: str | None, generated_at: str, reason: str, arm: str | None = None) -> ListHead:
     trigger = cause.trigger
     return ListHead(
         SCHEMA_VERSION,
@@ -114,4 +115,5 @@ def _head(cause: Cause, version: str | None, generated_at: str, reason: str) -> 
         generated_at,
         trigger,
         reason,
+        arm,
     )

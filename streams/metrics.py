@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from streams.arms import ARMS
 from streams.records import REASONS
 from streams.unpacking import UNREADABLE
 
@@ -74,8 +75,9 @@ class WorkerMetrics:
         )
         self.lists = Counter(
             "efficientrec_recommendations_published",
-            "Lists that the broker has acknowledged.",
-            ["reason"],
+            "Lists that the broker has acknowledged; arm is control but for the users on whom an experiment tries "
+            "another model (treatment).",
+            ["reason", "arm"],
             registry=registry,
         )
         self.dead_letters = Counter(
@@ -150,8 +152,14 @@ class WorkerMetrics:
         )
         self.model = Gauge(
             "efficientrec_model_info",
-            "1 for the model in service; none before the first.",
-            ["model_version", "sha256_short"],
+            "1 for the model in service (control; none before the first), and for one that is tried on a share of the "
+            "users (treatment).",
+            ["model_version", "sha256_short", "arm"],
+            registry=registry,
+        )
+        self.experiment_share = Gauge(
+            "efficientrec_experiment_share_ratio",
+            "Share of the users who get lists of the model that is tried; 0 while no experiment runs.",
             registry=registry,
         )
         self.swaps = Counter(
@@ -194,24 +202,26 @@ class WorkerMetrics:
         self.judged = Counter(
             "efficientrec_online_judged_events",
             "Liked events, of a tenth of the users, that were looked up in the first 10 items of the list that their "
-            "user had before.",
+            "user had before; by the arm for which that list was made.",
+            ["arm"],
             registry=registry,
         )
         self.hits = Counter(
             "efficientrec_online_hits",
             "Judged events whose item was among the first 10 of the user's list, or of the most popular ones that were "
             "new to him.",
-            ["by"],
+            ["by", "arm"],
             registry=registry,
         )
         self.coverage = Gauge(
             "efficientrec_recommendation_coverage_ratio",
-            "Share of the model's items that stood in a list of this worker in the last minutes.",
+            "Share of the items of the released model that stood in a list by it of this worker in the last minutes.",
             registry=registry,
         )
         self.entropy = Gauge(
             "efficientrec_cluster_entropy_ratio",
-            "How evenly lists of the last minutes used the clusters: 1 all alike, 0 a single one, or no list.",
+            "How evenly lists of the last minutes used the clusters of the released model: 1 all alike, 0 a single "
+            "one, or no list.",
             registry=registry,
         )
         self.state_rows = Gauge(
@@ -255,24 +265,35 @@ class WorkerMetrics:
                 self.events.labels(event_type, outcome)
         self.events.labels("unknown", "invalid")  # what is refused has no type that could be trusted in a label
         self._stages = {stage: self.stage.labels(stage) for stage in STAGES}
-        for reason in ("event",):
-            self.lists.labels(reason)
+        for arm in ARMS:
+            self.lists.labels("event", arm)
+            self.judged.labels(arm)
+            for by in JUDGED:
+                self.hits.labels(by, arm)
         for reason in REASONS:
             self.dead_letters.labels(reason)
         for outcome in SWAPS:
             self.swaps.labels(outcome)
-        for by in JUDGED:
-            self.hits.labels(by)
         of_process(registry)
 
-    def serving(self, version: str, sha256_short: str, made_at: float) -> None:
-        """Says which model is in service now, without a moment in which there is none. made_at: seconds since 1970."""
-        self.model.labels(version, sha256_short).set(1)
-        self.model_age.set_function(lambda: max(0.0, self._clock() - made_at))
+    def serving(self, arm: str, version: str, sha256_short: str) -> None:
+        """Says which model is in service for an arm now, without a moment in which there is none."""
+        self.model.labels(version, sha256_short, arm).set(1)
+        self._remove_models(lambda labels: labels["arm"] == arm and labels["model_version"] != version)
+
+    def serves_no_more(self, arm: str) -> None:
+        """No model is in service for this arm."""
+        self._remove_models(lambda labels: labels["arm"] == arm)
+
+    def _remove_models(self, is_over: Callable[[Mapping[str, str]], bool]) -> None:
         for metric in self.model.collect():
             for sample in metric.samples:
-                if sample.labels["model_version"] != version:
+                if is_over(sample.labels):
                     self.model.remove(*sample.labels.values())
+
+    def made(self, at: float) -> None:
+        """When the model in service was made, in seconds since 1970."""
+        self.model_age.set_function(lambda: max(0.0, self._clock() - at))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""The models on the shelf, and how an earlier one is put back into service.
+"""The models on the shelf, how an earlier one is put back into service, and how one is tried on a share of the users.
 
 Reads the folder of artifacts and the releases topic. Whether a model should serve is for the trainer to judge; who puts
-one back has judged already, so here it is only checked that it can.
+one back or tries one has judged already, so here it is only checked that it can serve.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import posixpath
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import fsspec
@@ -20,12 +22,19 @@ from rich.table import Table
 from rich.text import Text
 
 from efficientrec import artifact
-from efficientrec.errors import ArtifactMismatch, BrokerUnavailable, ModelUnknown
+from efficientrec.errors import ArtifactMismatch, BrokerUnavailable, ModelUnknown, SettingInvalid
 from streams import releases, rights
 from streams.clock import wall_ms
 from streams.connection import Connection
 from streams.outbox import Outbox
-from streams.records import RELEASE_KEY, Release, decode_release
+from streams.records import (
+    EXPERIMENT_KEY,
+    RELEASE_KEY,
+    Experiment,
+    Release,
+    decode_experiment,
+    decode_release,
+)
 from streams.releases import announce
 from streams.settings import Settings
 from streams.show import last_record, reader
@@ -51,6 +60,8 @@ class Shelf:
     """The newest first; of this installation, or of nobody."""
     release: Release | None
     """The newest release; None before the first."""
+    experiment: Experiment | None
+    """None while none runs."""
 
     def find(self, version: str) -> Stored:
         """ModelUnknown says which there are."""
@@ -67,9 +78,11 @@ async def shelf(settings: Settings, process: str = "models list") -> Shelf:
     await rights.check(settings, process)
     place = TopicPartition(Topics.of(settings).releases, 0)
     async with reader(settings) as consumer:
-        record = await last_record(consumer, place, RELEASE_KEY, settings.request_timeout_seconds)
-    release = None if record is None or record.value is None else decode_release(record.value)
-    return Shelf(await asyncio.to_thread(stored, settings), release)
+        released = await last_record(consumer, place, RELEASE_KEY, settings.request_timeout_seconds)
+        tried = await last_record(consumer, place, EXPERIMENT_KEY, settings.request_timeout_seconds)
+    release = None if released is None or released.value is None else decode_release(released.value)
+    experiment = None if tried is None or tried.value is None else decode_experiment(tried.value)
+    return Shelf(await asyncio.to_thread(stored, settings), release, experiment)
 
 
 def stored(settings: Settings) -> list[Stored]:
@@ -104,15 +117,48 @@ async def rollback(settings: Settings, version: str | None) -> Release:
     chosen = present.find(version or _before(present))
     if release is not None and chosen.version == release.version and chosen.sha256 == release.sha256:
         raise ModelUnknown(f"{chosen.version} is in service already; expected another one")
-    await asyncio.to_thread(_check, chosen, settings)
-    await asyncio.to_thread(releases.check, settings, chosen.version, chosen.address, chosen.sha256)
+    await _check(chosen, settings)
+    async with _post(settings) as outbox:
+        previous = None if release is None else release.version
+        what = (chosen.version, chosen.address, chosen.sha256, previous)
+        released = await announce(outbox, settings, *what, wall_ms())
+        if present.experiment is not None and present.experiment.version == chosen.version:
+            await releases.end_experiment(outbox, settings)  # or it would be tried anew on them at the next release
+        return released
+
+
+async def experiment(settings: Settings, version: str, share: float) -> Experiment:
+    """Announces that a share of the users shall get lists of this version, beside the released one; an experiment that
+    runs is replaced. The version is checked as by `rollback`, and the same is raised."""
+    if not 0 < share < 1:
+        raise SettingInvalid(f"--share is {share:g}; expected a share between 0 and 1, such as 0.1")
+    present = await shelf(settings, "models experiment")
+    chosen = present.find(version)
+    if present.release is None:
+        raise ModelUnknown("no model was ever released: there is nothing to compare with; release one first")
+    if chosen.version == present.release.version:
+        raise ModelUnknown(f"{chosen.version} is in service already; expected another one")
+    await _check(chosen, settings)
+    async with _post(settings) as outbox:
+        what = (chosen.version, chosen.address, chosen.sha256, present.release.version)
+        return await releases.begin_experiment(outbox, settings, *what, share, wall_ms())
+
+
+async def end_experiment(settings: Settings) -> None:
+    """Gives all users back to the released version, whatever stands in the topic. Raises as `shelf` does."""
+    await rights.check(settings, "models experiment")
+    async with _post(settings) as outbox:
+        await releases.end_experiment(outbox, settings)
+
+
+@asynccontextmanager
+async def _post(settings: Settings) -> AsyncIterator[Outbox]:
+    """Raises BrokerUnavailable for whatever the broker does not do."""
     connection = Connection(settings)
     outbox = Outbox(connection, settings.request_timeout_seconds)
     try:
         await outbox.start()
-        previous = None if release is None else release.version
-        now_ms = wall_ms()
-        return await announce(outbox, settings, chosen.version, chosen.address, chosen.sha256, previous, now_ms)
+        yield outbox
     except (KafkaError, OSError) as error:
         raise BrokerUnavailable(f"no answer from the Kafka broker at {connection.address}: {error!r}") from error
     finally:
@@ -130,8 +176,13 @@ def _before(present: Shelf) -> str:
     return manifest.previous
 
 
-def _check(chosen: Stored, settings: Settings) -> None:
-    """Raises ArtifactError for what a worker would refuse."""
+async def _check(chosen: Stored, settings: Settings) -> None:
+    """Raises ArtifactError for what a worker would refuse, ReleaseUntrusted for what our key vouched for never."""
+    await asyncio.to_thread(_load, chosen, settings)
+    await asyncio.to_thread(releases.check, settings, chosen.version, chosen.address, chosen.sha256)
+
+
+def _load(chosen: Stored, settings: Settings) -> None:
     if not artifact.lies_in(chosen.address, settings.models_dir):
         raise ArtifactMismatch(f"{chosen.address} does not lie in EFFICIENTREC_MODELS_DIR, {settings.models_dir}")
     model, _ = artifact.load(chosen.address, chosen.sha256)
@@ -151,13 +202,24 @@ def render(present: Shelf) -> RenderableType:
             Text(each.manifest.encoder),
             f"{each.manifest.window.interactions:,}",
             *(f"{own[metric]:.4f}" if metric in own else "" for metric in scores),
-            "released" if each.version == serving else "",
+            _state(each.version, serving, present.experiment),
         )
     if serving is None:
         return Group(table, Text("No model was released yet: lists are what is popular.", style="dim"))
-    if serving not in {each.version for each in present.models}:
-        return Group(table, Text(f"{serving} is released, but is not in EFFICIENTREC_MODELS_DIR.", style="bold red"))
-    return table
+    known = {each.version for each in present.models}
+    states = {serving: "released"} | ({} if present.experiment is None else {present.experiment.version: "tried"})
+    missing = [
+        Text(f"{version} is {state}, but is not in EFFICIENTREC_MODELS_DIR.", style="bold red")
+        for version, state in states.items()
+        if version not in known
+    ]
+    return Group(table, *missing)
+
+
+def _state(version: str, serving: str | None, tried: Experiment | None) -> str:
+    if version == serving:
+        return "released"
+    return f"tried on {100 * tried.share:.4g}%" if tried is not None and version == tried.version else ""
 
 
 def _scores(stored: Stored) -> dict[str, float]:

@@ -98,7 +98,7 @@ class Observer:
         copies = recovery.standby_lag()
         show(metrics.standby_lag, {(str(partition),): records for partition, records in copies.items()})
         idle = self._idle(sum(lacking.values()))
-        unserved = self._services.slot.unserved
+        unserved = self._services.models.released.unserved
         self._missing = idle or (f"model {unserved} was refused, and there is no other" if unserved else "")
         self._idles = bool(idle)
         is_excused = self._has_to_ask() and not self._broker_answers

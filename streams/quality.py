@@ -4,8 +4,9 @@
    that he liked something he had not met is looked up there before the list that answers it is made: predict first,
    learn after. The same question is put to what was most popular when the model was trained, without what he has met.
    An event that the list's model was trained on is not judged: that happens where a worker is behind.
-2. *Coverage.* For each item of the model the moment at which it was last found to have stood in a list.
-3. *Entropy.* The memberships of each cluster in the lists, of which half is forgotten every few minutes.
+   While an experiment runs, an event counts for the arm for which the list was made in which it is looked up.
+2. *Coverage.* For each item of the released model the moment at which it was last found to have stood in a list.
+3. *Entropy.* The memberships of each cluster in those lists, of which half is forgotten every few minutes.
 
 What is kept takes 3 MB, however many users there are: two users whose hashes share a place push each other out. It is
 no state: after a restart or a rebalance a user's first event finds no list and is not judged. An event of a run that
@@ -14,7 +15,7 @@ is delivered again after a failure may be judged twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -25,6 +26,7 @@ from efficientrec.interactions import LIKED, Interactions, keys_of
 from efficientrec.model import Model
 from efficientrec.profile import Rows
 from efficientrec.recommend import Recommendations
+from streams.arms import ARMS, CONTROL, Arm
 from streams.metrics import WorkerMetrics
 
 TOP = 10
@@ -50,7 +52,9 @@ class Sample(NamedTuple):
     tag: NDArray[np.uint32]
     """(n,) hash of each, never 0."""
     trained_up_to: NDArray[np.int64]
-    """(n,) offset in his partition up to which the model in service was trained."""
+    """(n,) offset in his partition up to which the model in service for him was trained."""
+    arm: Arm
+    """Of all of them."""
 
     @property
     def place(self) -> NDArray[np.intp]:
@@ -58,8 +62,9 @@ class Sample(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """The model's most popular items, to be looked up by their keys."""
+    """A model's most popular items, to be looked up by their keys."""
 
+    version: str
     keys: NDArray[np.uint64]
     """(n,) sorted."""
     rank: NDArray[np.int32]
@@ -71,37 +76,33 @@ class Ranks(NamedTuple):
 class Quality:
     """Told of every batch, before and after its lists are made."""
 
-    def __init__(self, metrics: WorkerMetrics, trained_up_to: Callable[[], Mapping[int, int]], clock: Clock) -> None:
-        """trained_up_to: for the model in service, the offset in each partition after the last event that it was
-        trained on."""
+    def __init__(self, metrics: WorkerMetrics, clock: Clock) -> None:
         self._metrics = metrics
-        self._trained_up_to = trained_up_to
         self._clock = clock
         self._owner = np.zeros(PLACES, np.uint32)
         self._items = np.zeros((PLACES, TOP), np.uint32)
         self._known_up_to = np.zeros(PLACES, np.int64)
-        self._model: Model | None = None
-        self._ranks: Ranks | None = None
+        self._arm = np.zeros(PLACES, np.uint8)
+        self._ranks: dict[str, Ranks] = {}
+        """Of each arm's model."""
         self._is_listed = np.zeros(1, np.bool_)
         self._listed_ms = np.zeros(1, np.int64)
         self._use = np.zeros(0, np.float64)
         self._faded_ms = clock()
 
-    def sample(self, keys: Sequence[bytes], partitions: NDArray[np.integer]) -> Sample:
-        """Whose lists are judged. keys, partitions (users,): of a batch."""
+    def sample(self, keys: Sequence[bytes], partitions: NDArray[np.integer], arm: Arm) -> Sample:
+        """Whose lists are judged. keys, partitions (users,): of a batch, or of its users of one arm."""
         tags = np.fromiter(map(crc32, keys), np.uint32, len(keys))
         user = np.flatnonzero((tags % ONE_IN == 0) & (tags != 0))
         number = np.full(len(keys), -1, np.intp)
         number[user] = np.arange(len(user))
-        bounds = self._trained_up_to()
-        up_to = [bounds.get(partition, 0) for partition in partitions[user].tolist()]
-        return Sample(number, tags[user], np.array(up_to, np.int64))
+        up_to = [arm.trained_up_to.get(partition, 0) for partition in partitions[user].tolist()]
+        return Sample(number, tags[user], np.array(up_to, np.int64), arm)
 
-    def judge(
-        self, sample: Sample, events: Interactions, counted: NDArray[np.bool_], before: Rows, model: Model | None
-    ) -> None:
+    def judge(self, sample: Sample, events: Interactions, counted: NDArray[np.bool_], before: Rows) -> None:
         """Looks events up in the lists that their users have. counted (events,): not those that came before. before:
-        the rows of the batch's users as they were."""
+        the rows of these users as they were."""
+        ranks = None if sample.arm.model is None else self._ranks_of(sample.arm.name, sample.arm.model)
         asked = sample.number[events.user]
         event = np.flatnonzero((asked >= 0) & counted & (events.weight >= LIKED))
         asked = asked[event]
@@ -116,22 +117,24 @@ class Quality:
         seen, is_filled = before.seen[:, :width][user], np.arange(width) < filled[:, None]
         is_new = ~((seen == (item & np.uint64(FINGERPRINTS - 1)).astype(np.uint16)[:, None]) & is_filled).any(axis=1)
         is_hit = (self._items[place] == _short(item)[:, None]).any(axis=1) & is_new
-        if model is None:  # what is popular is what they were given
+        if ranks is None:  # what is popular is what they were given
             is_popular = is_hit
         else:
-            ranks = self._ranks_of(model)
             rank = _rank(ranks, item)
             met_before = np.count_nonzero((ranks.of_fingerprint[seen] < rank[:, None]) & is_filled, axis=1)
             is_popular = (rank - met_before < TOP) & is_new
-        self._metrics.judged.inc(int(is_new.sum()))
-        self._metrics.hits.labels("list").inc(int(is_hit.sum()))
-        self._metrics.hits.labels("popularity").inc(int(is_popular.sum()))
+        for number, arm in enumerate(ARMS):
+            of_arm = self._arm[place] == number  # not that of the user now: an experiment may have begun, or ended
+            if of_arm.any():
+                self._metrics.judged.labels(arm).inc(int((is_new & of_arm).sum()))
+                self._metrics.hits.labels("list", arm).inc(int((is_hit & of_arm).sum()))
+                self._metrics.hits.labels("popularity", arm).inc(int((is_popular & of_arm).sum()))
 
     def gave(self, sample: Sample, due: NDArray[np.intp], model: Model, found: Recommendations) -> None:
-        """Lists of these users (due,) were made."""
-        self._ranks_of(model)
-        self._is_listed[found.items] = True  # -1, which fills a list, has the last place
-        self._use += np.bincount(found.clusters.ravel(), found.memberships.ravel(), len(self._use))
+        """Lists of these users (due,) were made by their arm's model."""
+        if sample.arm.name == CONTROL:
+            self._is_listed[found.items] = True  # -1, which fills a list, has the last place
+            self._use += np.bincount(found.clusters.ravel(), found.memberships.ravel(), len(self._use))
         of_due = np.flatnonzero(sample.number[due] >= 0)
         places = found.items[of_due, :TOP]
         self._keep(sample, due[of_due], np.where(places >= 0, _short(model.items.keys[places]), np.uint32(0)))
@@ -158,7 +161,7 @@ class Quality:
     def show(self) -> None:
         """Puts coverage and entropy where they can be seen."""
         now = self._clock()
-        if self._model is None:
+        if CONTROL not in self._ranks:
             return
         self._listed_ms[self._is_listed] = now
         self._is_listed[:] = False
@@ -176,15 +179,20 @@ class Quality:
         self._items[place] = 0
         self._items[place, : keys.shape[1]] = keys
         self._known_up_to[place] = sample.trained_up_to[number]
+        self._arm[place] = ARMS.index(sample.arm.name)
 
-    def _ranks_of(self, model: Model) -> Ranks:
-        """Made anew, with all that is counted by its items and clusters, when a model takes another's place."""
-        if self._ranks is None or self._model is not model:
-            self._model, self._ranks = model, _ranks(model)
+    def _ranks_of(self, arm: str, model: Model) -> Ranks:
+        """Made anew when a model takes another's place, with what is counted by its items and clusters."""
+        if arm in self._ranks and self._ranks[arm].version == model.version:
+            return self._ranks[arm]
+        self._ranks[arm] = _ranks(model)
+        if arm == CONTROL:
             self._is_listed = np.zeros(len(model.items) + 1, np.bool_)
             self._listed_ms = np.zeros(len(model.items) + 1, np.int64)
             self._use = np.zeros(len(model.clusters), np.float64)
-        return self._ranks
+        else:
+            self._owner[self._arm == ARMS.index(arm)] = 0  # these lists are of an earlier experiment
+        return self._ranks[arm]
 
 
 def evenness(use: NDArray[np.float64]) -> float:
@@ -205,7 +213,7 @@ def _ranks(model: Model) -> Ranks:
     of_fingerprint = np.full(FINGERPRINTS, UNRANKED, np.int32)
     rank = np.arange(len(keys), dtype=np.int32)[::-1]  # the more popular of two that share their 16 bits comes last
     of_fingerprint[keys[rank] & np.uint64(FINGERPRINTS - 1)] = rank
-    return Ranks(keys[order], order.astype(np.int32), of_fingerprint)
+    return Ranks(model.version, keys[order], order.astype(np.int32), of_fingerprint)
 
 
 def _rank(ranks: Ranks, item: NDArray[np.uint64]) -> NDArray[np.int32]:

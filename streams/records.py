@@ -29,6 +29,8 @@ TEXT_MAX: Final = 2048
 """Letters of each thing that a release says."""
 RELEASE_KEY: Final = b"main"
 """Key of the release in service: compaction keeps the newest record of each key."""
+EXPERIMENT_KEY: Final = b"experiment"
+"""Key, on the same topic, of the experiment that runs; a null value ends it."""
 
 REASONS: Final = (
     "undecodable",
@@ -114,7 +116,7 @@ class RankedItem(Struct, gc=False):
     reasons: list[Reason]
 
 
-class ListHead(Struct, gc=False):
+class ListHead(Struct, gc=False, omit_defaults=True):
     """What a list says beside its clusters and items."""
 
     schema_version: int
@@ -126,9 +128,11 @@ class ListHead(Struct, gc=False):
     trigger: Trigger
     reason: str
     """Why the list was made: `event`; readers must expect other reasons to come."""
+    arm: str | None = None
+    """While an experiment runs, the user's arm in it: `control` or `treatment`."""
 
 
-class RecommendationList(ListHead, gc=False):
+class RecommendationList(ListHead, gc=False, kw_only=True):
     """A user's recommendations; key: the user's id; a null value says that the user was erased."""
 
     clusters: list[ClusterWeight]
@@ -148,6 +152,16 @@ class Release(Struct, gc=False, omit_defaults=True):
     previous_version: str | None = None
     signature: str | None = None
     """By the trainer's key, of all the above but the schema version (signing.py)."""
+
+
+class Experiment(Release, gc=False, kw_only=True):
+    """A model version that workers shall serve to a share of the users, beside the released one; key: EXPERIMENT_KEY;
+    a null value ends the experiment."""
+
+    share: float
+    """Of the users, between 0 and 1."""
+    salt: str
+    """Decides, with a user's id, whether he is among them (arms.py)."""
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -222,6 +236,35 @@ class Decoded:
     rec_ids: list[str | None]
     """The list that the event came from, None where the producer did not say."""
     rejected: list[Rejected]
+
+    def of(self, users: NDArray[np.intp]) -> tuple[Decoded, NDArray[np.intp]]:
+        """The events of some users, rising, as if there were no others; and the place of each among all events."""
+        events = self.interactions
+        number = np.full(len(events.users), -1, np.int32)
+        number[users] = np.arange(len(users), dtype=np.int32)
+        event = np.flatnonzero(number[events.user] >= 0)
+        places = event.tolist()
+        interactions = Interactions(
+            users=[events.users[user] for user in users.tolist()],
+            user=number[events.user[event]],
+            item=events.item[event],
+            weight=events.weight[event],
+            at=events.at[event],
+            arrived=events.arrived[event],
+            offset=events.offset[event],
+            event=events.event[event],
+            excludes=events.excludes[event],
+        )
+        its = Decoded(
+            interactions,
+            self.index[event],
+            [self.event_types[place] for place in places],
+            [self.item_ids[place] for place in places],
+            [self.event_ids[place] for place in places],
+            [self.rec_ids[place] for place in places],
+            [],
+        )
+        return its, event
 
 
 _decode_interaction = msgspec.json.Decoder(Interaction).decode
@@ -494,6 +537,7 @@ _decode_msgpack_list = msgspec.msgpack.Decoder(RecommendationList).decode
 _decode_json_head = msgspec.json.Decoder(ListHead).decode
 _decode_msgpack_head = msgspec.msgpack.Decoder(ListHead).decode
 _decode_release = msgspec.json.Decoder(Release).decode
+_decode_experiment = msgspec.json.Decoder(Experiment).decode
 
 
 def decode_item(value: bytes, key: bytes | None) -> Item:
@@ -544,19 +588,38 @@ def decode_list_head(value: bytes) -> ListHead:
 def decode_release(value: bytes) -> Release:
     """A release, or RecordInvalid."""
     release = _decoded(_decode_release, value, "a release")
-    _check_schema(release.schema_version, "a release")
+    _check_release(release, "release")
+    return release
+
+
+def decode_experiment(value: bytes) -> Experiment:
+    """An experiment, or RecordInvalid. (A null value never comes here: it ends the experiment.)"""
+    experiment = _decoded(_decode_experiment, value, "an experiment")
+    _check_release(experiment, "experiment")
+    if not 0 < experiment.share < 1:
+        raise RecordInvalid(
+            f"share of experiment {experiment.version} is {experiment.share}; expected one between 0 and 1"
+        )
+    if not experiment.salt.isprintable() or not 0 < len(experiment.salt) <= TEXT_MAX:
+        raise RecordInvalid(
+            f"salt of experiment {experiment.version} is {_short(experiment.salt)}; expected one line of printable text"
+        )
+    return experiment
+
+
+def _check_release(release: Release, what: str) -> None:
+    _check_schema(release.schema_version, f"the {what}")
     for text in (release.version, release.address, release.released_at, release.previous_version or ""):
         if not text.isprintable() or len(text) > TEXT_MAX:  # they stand in logs
-            raise RecordInvalid(f"a release says {_short(text)}; expected one short line of printable text")
+            raise RecordInvalid(f"the {what} says {_short(text)}; expected one short line of printable text")
     if not release.version or not release.address:
-        raise RecordInvalid("a release has no version or no address; expected both")
+        raise RecordInvalid(f"the {what} has no version or no address; expected both")
     try:
         moment_ms(release.released_at)
     except ValueError as error:
-        raise RecordInvalid(f"released_at of release {release.version} {error}") from error
+        raise RecordInvalid(f"released_at of {what} {release.version} {error}") from error
     if len(release.sha256) != 64 or not set(release.sha256) <= set(string.hexdigits.lower()):
-        raise RecordInvalid(f"sha256 of release {release.version} is {_short(release.sha256)}; expected 64 hex digits")
-    return release
+        raise RecordInvalid(f"sha256 of {what} {release.version} is {_short(release.sha256)}; expected 64 hex digits")
 
 
 def _decoded(decode: Callable[[bytes], _T], value: bytes, what: str) -> _T:

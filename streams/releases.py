@@ -1,4 +1,5 @@
-"""Puts a model version into service: the one place where a release is made, signed and announced."""
+"""Puts a model version into service, for all users or a share of them: the one place where a release or an experiment
+is made, signed and announced."""
 
 from __future__ import annotations
 
@@ -12,7 +13,16 @@ import fsspec
 from efficientrec import artifact
 from efficientrec.errors import RecordInvalid, ReleaseUntrusted
 from streams.aside import Post
-from streams.records import RELEASE_KEY, SCHEMA_VERSION, Release, decode_release, encode, rfc3339
+from streams.records import (
+    EXPERIMENT_KEY,
+    RELEASE_KEY,
+    SCHEMA_VERSION,
+    Experiment,
+    Release,
+    decode_release,
+    encode,
+    rfc3339,
+)
 from streams.settings import Settings
 from streams.signing import signer
 from streams.topics import Topics
@@ -46,9 +56,41 @@ async def announce(
             await asyncio.to_thread(_leave, release)
         except Exception as error:  # a store's own client raises errors of its own kind
             log.warning("%s cannot be put back into service later, with this key: %r", version, error)
-    sent = await post.send_one(Topics.of(settings).releases, RELEASE_KEY, encode(release), [])
-    await sent.acknowledged()
+    await _send(post, settings, RELEASE_KEY, encode(release))
     return release
+
+
+async def begin_experiment(
+    post: Post, settings: Settings, version: str, address: str, sha256: str, control: str, share: float, now_ms: int
+) -> Experiment:
+    """The same for a version that a share of the users shall get. control: the released version, beside which it is
+    tried."""
+    started_at = rfc3339(now_ms)
+    experiment = Experiment(
+        schema_version=SCHEMA_VERSION,
+        version=version,
+        address=address,
+        sha256=sha256,
+        released_at=started_at,
+        previous_version=control,
+        share=share,
+        salt=f"{version} {started_at}",  # each experiment divides the users in a way of its own
+    )
+    own = signer(settings)
+    if own is not None:
+        experiment = own.signed(experiment)
+    await _send(post, settings, EXPERIMENT_KEY, encode(experiment))
+    return experiment
+
+
+async def end_experiment(post: Post, settings: Settings) -> None:
+    """Returns when the broker knows that all users shall get the released version. Raises KafkaError."""
+    await _send(post, settings, EXPERIMENT_KEY, None)
+
+
+async def _send(post: Post, settings: Settings, key: bytes, value: bytes | None) -> None:
+    sent = await post.send_one(Topics.of(settings).releases, key, value, [])
+    await sent.acknowledged()
 
 
 def check(settings: Settings, version: str, address: str, sha256: str) -> None:

@@ -59,6 +59,7 @@ _TOPICS: Final[Mapping[str, Mapping[str, str]]] = {
     "topics check": dict.fromkeys((each.name for each in fields(Topics)), "Describe DescribeConfigs"),
     "models list": {"releases": "Read"},
     "models rollback": {"releases": "Read Write"},
+    "models experiment": {"releases": "Read Write"},
     "replay": {"interactions": "Write", "users": "Write", "items": "Write"},
     "send": {"interactions": "Write"},
     "restore": {

@@ -91,6 +91,7 @@ def render(shown: Shown) -> RenderableType:
         (shown.user_id, "bold"),
         ("  model ", "dim"),
         published.model_version or "none yet (what is popular)",
+        *(() if published.arm is None else (("  arm ", "dim"), published.arm)),
         ("  generated ", "dim"),
         published.generated_at,
     )

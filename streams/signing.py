@@ -1,6 +1,7 @@
 """Releases that only the trainer can have made: an ed25519 signature of what a release says.
 
-Signed are version, address, digest and time, and the digest stands for every byte of the artifact. So whoever can write
+Signed are version, address, digest and time, and the digest stands for every byte of the artifact; of an experiment
+also share and salt, for another purpose, so that neither passes for the other. So whoever can write
 to the releases topic or to the models folder, but has not the key, can bring no model into service that the trainer has
 not released. An old release stays a signed one: against its return see slot.py and docs/security.md.
 """
@@ -11,18 +12,21 @@ import base64
 import binascii
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from efficientrec.errors import ReleaseUntrusted, SettingInvalid
-from streams.records import Release, moment_ms
+from streams.records import Experiment, Release, moment_ms
 from streams.settings import PREFIX, Settings
 
 SIGNING_KEY: Final = "signing.pem"
 TRUSTED_KEY: Final = "trusted.pem"
-_SIGNED_FOR: Final = "efficientrec release 1"
+_SIGNED_FOR: Final = {Release: "efficientrec release 1", Experiment: "efficientrec experiment 1"}
 """So that a signature of something else under the same key never passes for one of a release."""
+
+
+AnyRelease = TypeVar("AnyRelease", bound=Release)
 
 
 class Signer:
@@ -32,8 +36,8 @@ class Signer:
         private = _ed25519("private", path, f"{PREFIX}MODELS_SIGNING_KEY_FILE")
         self._private, self.trust = private, Trust(private.public_key())
 
-    def signed(self, release: Release) -> Release:
-        """The release with its signature."""
+    def signed(self, release: AnyRelease) -> AnyRelease:
+        """The release or experiment with its signature."""
         signature = base64.b64encode(self._private.sign(_said(release))).decode()
         return msgspec.structs.replace(release, signature=signature)
 
@@ -45,7 +49,7 @@ class Trust:
         self._public = public
 
     def check(self, release: Release, after_ms: int = 0) -> None:
-        """Returns if the release was signed with the private key, as it is, and not before `after_ms`.
+        """Returns if the release or experiment was signed with the private key, as it is, and not before `after_ms`.
 
         after_ms: the release time of what is in service, so that nobody can send an old release once more.
 
@@ -54,19 +58,20 @@ class Trust:
         """
         from cryptography.exceptions import InvalidSignature
 
+        what = f"{type(release).__name__.lower()} {release.version}"
         if release.signature is None:
-            raise ReleaseUntrusted(f"release {release.version} is not signed; expected one by the trusted key")
+            raise ReleaseUntrusted(f"{what} is not signed; expected one by the trusted key")
         try:
             self._public.verify(base64.b64decode(release.signature, validate=True), _said(release))
         except (InvalidSignature, binascii.Error, ValueError):
             raise ReleaseUntrusted(
-                f"release {release.version} was not signed, as it is, with the key that is trusted; expected a trainer "
+                f"{what} was not signed, as it is, with the key that is trusted; expected a trainer "
                 f"with the {PREFIX}MODELS_SIGNING_KEY_FILE that belongs to {PREFIX}MODELS_TRUSTED_KEY_FILE"
             ) from None
         if moment_ms(release.released_at) < after_ms:
             raise ReleaseUntrusted(
-                f"release {release.version} is of {release.released_at}, before the one in service; expected a newer "
-                "one: to go back to an old model, release it anew"
+                f"{what} is of {release.released_at}, before the one in service; expected a newer one: to go back to "
+                "an old model, announce it anew"
             )
 
 
@@ -105,7 +110,8 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
 
 def _said(release: Release) -> bytes:
     fields = (release.version, release.address, release.sha256, release.released_at, release.previous_version)
-    return msgspec.json.encode((_SIGNED_FOR, *fields))
+    more = (release.share, release.salt) if isinstance(release, Experiment) else ()
+    return msgspec.json.encode((_SIGNED_FOR[type(release)], *fields, *more))
 
 
 def _ed25519(kind: str, path: Path, where: str) -> Any:

@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from time import perf_counter
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from efficientrec.errors import (
 from efficientrec.interactions import Interactions
 from efficientrec.model import Model
 from efficientrec.recommend import recommend
+from streams.arms import CONTROL, Arm
 from streams.follower import Record, place_of
 from streams.lists import Cause, personal_lists
 from streams.metrics import WorkerMetrics
@@ -54,6 +55,10 @@ class Loaded(NamedTuple):
 class ModelSlot:
     """Holds `current`, None before the first model."""
 
+    key: ClassVar[bytes] = RELEASE_KEY
+    """Of the records that speak of this slot."""
+    arm_name: ClassVar[str] = CONTROL
+
     def __init__(
         self,
         models_dir: str,
@@ -74,15 +79,23 @@ class ModelSlot:
         self._metrics = metrics
         self._trust = trust
         self._released_at = 0
-        """When the model in service was released, in milliseconds; 0 before there is one."""
+        """Milliseconds; nothing that was released before then is trusted. 0 before there is a model in service."""
+
+    @property
+    def arm(self) -> Arm:
+        return Arm(self.arm_name, self.current, self.trained_up_to)
 
     async def handle(self, records: list[Record]) -> None:
         """Takes releases as they come; of several, only the newest is worth loading."""
         for record in reversed(records):
-            if record.key != RELEASE_KEY or record.value is None:
+            if record.key != self.key:
+                continue
+            if record.value is None:
+                if self._ended():
+                    return
                 continue
             try:
-                release = decode_release(record.value)
+                release = self._decoded(record.value)
                 if self._trust is not None:
                     self._trust.check(release, self._released_at)
             except (RecordInvalid, ReleaseUntrusted) as error:
@@ -92,8 +105,7 @@ class ModelSlot:
                     extra=place_of(record),
                 )
                 if isinstance(error, ReleaseUntrusted):
-                    self._metrics.swaps.labels("refused").inc()
-                    self.unserved = release.version if self.current is None else ""
+                    self._refused(release)
                 continue
             await self.offer(release)
             return
@@ -106,8 +118,7 @@ class ModelSlot:
         try:
             loaded = await self._loaded(release)
         except Exception as error:  # whatever it is, it must not end the following of releases
-            self._metrics.swaps.labels("refused").inc()
-            self.unserved = release.version if self.current is None else ""
+            self._refused(release)
             unforeseen = not isinstance(error, EfficientRecError)
             log.error(
                 "model %s refused, %s goes on serving: %r",
@@ -117,12 +128,9 @@ class ModelSlot:
             )
             return False
         elapsed = perf_counter() - start
-        previous, self.current = self._serving(), loaded.model
-        self.trained_up_to, self.unserved = loaded.trained_up_to, ""
-        if loaded.made_ms < self._made_ms:
-            self._metrics.rollbacks.inc()
-        self._made_ms, self._released_at = loaded.made_ms, moment_ms(release.released_at)
-        self._metrics.serving(release.version, release.sha256[:12], loaded.made_ms / 1000)
+        previous = self._serving()
+        self._install(release, loaded)
+        self._metrics.serving(self.arm_name, release.version, release.sha256[:12])
         self._metrics.swaps.labels("installed").inc()
         self._metrics.swap_duration.observe(elapsed)
         log.info(
@@ -131,6 +139,24 @@ class ModelSlot:
             extra={"model_version": release.version, "previous_version": previous, "seconds": round(elapsed, 3)},
         )
         return True
+
+    def _decoded(self, value: bytes) -> Release:
+        return decode_release(value)
+
+    def _ended(self) -> bool:
+        """What a null says; False where that is nothing."""
+        return False
+
+    def _install(self, release: Release, loaded: Loaded) -> None:
+        self.current, self.trained_up_to, self.unserved = loaded.model, loaded.trained_up_to, ""
+        if loaded.made_ms < self._made_ms:
+            self._metrics.rollbacks.inc()
+        self._made_ms, self._released_at = loaded.made_ms, moment_ms(release.released_at)
+        self._metrics.made(loaded.made_ms / 1000)
+
+    def _refused(self, release: Release) -> None:
+        self._metrics.swaps.labels("refused").inc()
+        self.unserved = release.version if self.current is None else ""
 
     async def _loaded(self, release: Release) -> Loaded:
         """The model, after a few more tries where its store does not answer: without a model, at a start, rows would

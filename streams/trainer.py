@@ -53,8 +53,11 @@ from streams.metrics import show_disks
 from streams.offsets import end_offsets, true_ends
 from streams.outbox import Outbox
 from streams.records import (
+    EXPERIMENT_KEY,
     RELEASE_KEY,
+    Experiment,
     Release,
+    decode_experiment,
     decode_interactions,
     decode_item,
     decode_release,
@@ -85,7 +88,7 @@ RETRY_SECONDS: Final = 60.0
 RECONNECT_SECONDS: Final = 1.0
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024  # of what a training says; an outcome with its scores is a few kilobytes
 ARTIFACTS_KEPT: Final = 10
-"""Newest artifacts that stay, beside the serving and the previous one: room to look back over a few bad days."""
+"""Newest artifacts that stay, beside the serving, the previous and the tried one: room to look back over some days."""
 PARTIAL_SECONDS: Final = 86_400  # a folder left half-written is no longer being written a day later
 
 VERSION: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
@@ -382,7 +385,8 @@ class Trainer:
         self._metrics.published_at.set(self._clock() / 1000)
         about = {"model_version": job.version, "previous_version": previous}
         log.info("%s is released after %.1f s: %s", job.version, outcome.seconds, outcome.message, extra=about)
-        keep = {release.version, release.previous_version}
+        tried = self._world.experiment
+        keep = {release.version, release.previous_version, None if tried is None else tried.version}
         try:
             await asyncio.to_thread(clear, self._settings, keep, self._clock())
         except Exception as error:  # a store's own client raises errors of its own kind
@@ -395,7 +399,7 @@ async def _positions(consumer: Consumer, partitions: Iterable[TopicPartition]) -
 
 
 class World:
-    """What the small topics say: items, users, and the release in service."""
+    """What the small topics say: items, users, the release in service, and the experiment that runs."""
 
     def __init__(self, models_dir: str, trust: Trust | None = None) -> None:
         """trust: releases of others are not taken for the one in service."""
@@ -404,6 +408,7 @@ class World:
         self.items: dict[str, ItemAbout] = {}
         self.users: dict[str, dict[str, str]] = {}
         self.release: Release | None = None
+        self.experiment: Experiment | None = None
         self.seen_by_serving: dict[int, int] = {}
         """partition → offset after the last interaction that the serving model was trained on."""
 
@@ -439,7 +444,10 @@ class World:
                 log.debug("user at offset %s: %s", record.offset, error)
 
     async def releases_came(self, records: list[Record]) -> None:
-        """Keeps the newest release that can be read."""
+        """Keeps the newest release and the newest experiment that can be read."""
+        for record in records:
+            if record.key == EXPERIMENT_KEY:
+                self._experiment_came(record)
         for record in reversed(records):
             if record.key != RELEASE_KEY or record.value is None:
                 continue
@@ -456,6 +464,16 @@ class World:
             self.seen_by_serving = await asyncio.to_thread(_offsets_of, release)
             self.release = release
             return
+
+    def _experiment_came(self, record: Record) -> None:
+        try:
+            experiment = None if record.value is None else decode_experiment(record.value)
+            if experiment is not None and self._trust is not None:
+                self._trust.check(experiment, 0 if self.experiment is None else moment_ms(self.experiment.released_at))
+        except (RecordInvalid, ReleaseUntrusted) as error:
+            log.error("experiment at offset %s ignored: %s", record.offset, error, extra=place_of(record))
+            return
+        self.experiment = experiment
 
 
 class ChildLearner:

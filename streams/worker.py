@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from efficientrec import profile
+from streams.arms import CONTROL, Arm, Arms
 from streams.aside import Aside, DeadLetter, Post
 from streams.catalogue import Catalogue
+from streams.experiments import Models
 from streams.follower import place_of
 from streams.metrics import WorkerMetrics
 from streams.outbox import KeyValue
@@ -24,7 +26,6 @@ from streams.progress import PROGRESS_KEY, Progress
 from streams.quality import Quality
 from streams.refresh import Clock, Refresh, Refreshed, Store, unpacked
 from streams.settings import Settings
-from streams.slot import ModelSlot
 from streams.topics import Topics
 from streams.traces import Traces
 from streams.transport import Run
@@ -39,6 +40,8 @@ COLD_EVENTS_MAX = 80
 """Most events of a run before the first model: so their rows and the popularity fit into one record batch (outbox.py),
 which a broker takes whole or not at all. Else a crash could leave the rows of a run and not its popularity."""
 
+BEFORE_THE_FIRST_MODEL = Arms(Arm(CONTROL))
+
 
 class Loop:
     """Handles runs: of several partitions at once, of one partition one after the other."""
@@ -49,7 +52,7 @@ class Loop:
         store: Store,
         writers: Writers,
         post: Post,
-        slot: ModelSlot,
+        models: Models,
         catalogue: Catalogue,
         metrics: WorkerMetrics,
         clock: Clock,
@@ -61,9 +64,9 @@ class Loop:
         self._store = store
         self._writers = writers
         self._aside = Aside(settings, post)
-        self.quality = Quality(metrics, lambda: slot.trained_up_to, clock)
+        self.quality = Quality(metrics, clock)
         self._refresh = Refresh(settings, store, self._aside, catalogue, metrics, self.quality, clock, traces)
-        self._slot = slot
+        self._models = models
         self._metrics = metrics
         self._clock = clock
         self._reached = reached
@@ -94,11 +97,11 @@ class Loop:
         6. Mark the run as handled, whereupon it may be committed. Crash before the commit: the run is delivered again,
            and its events are skipped.
         """
-        model = self._slot.current  # for the whole batch, even if a swap lands meanwhile
+        arms = self._models.arms  # for the whole batch, even if a swap lands meanwhile
         mine = {run: writer for run in runs if (writer := self._writer_for(run)) is not None}
-        together = [run for run in mine if run.topic == self._topics.interactions and model is not None]
+        together = [run for run in mine if run.topic == self._topics.interactions and arms.control.model is not None]
         try:
-            refreshed = {each.run: each for each in self._refresh.of(together, model)} if together else {}
+            refreshed = {each.run: each for each in self._refresh.of(together, arms)} if together else {}
         except Exception:
             for writer in mine.values():
                 writer.give_up()
@@ -150,7 +153,7 @@ class Loop:
         """A run of interactions before the first model."""
         for first in range(0, len(run.records), COLD_EVENTS_MAX):
             part = replace(run, records=run.records[first : first + COLD_EVENTS_MAX])
-            (refreshed,) = self._refresh.of([part], None)
+            (refreshed,) = self._refresh.of([part], BEFORE_THE_FIRST_MODEL)
             self._reached("folded")
             await self._make_safe(writer, refreshed)
 
@@ -169,7 +172,6 @@ class Loop:
         What was applied before is not applied again: the user may have begun a fresh profile since. Whether the null
         list got out is not known, so it goes out again where there is none.
         """
-        model = self._slot.current
         (at,) = self._store.read(run.partition, [PROGRESS_KEY])
         progress = Progress.from_bytes(at)
         applied, letters_again = user_changes([each for each in run.records if each.offset < progress.users])
@@ -177,16 +179,22 @@ class Loop:
         keys = list(changes)
         stored = self._store.read(run.partition, keys)
         kept = [None if changes[key].erases else row for key, row in zip(keys, stored, strict=True)]
-        rows = profile.rebuilt(unpacked(kept, model), None if model is None else model.encoder)
-        offsets = np.array([change.offset for change in changes.values()], np.int64)
-        fresh = rows.users_offset < offsets
-        rows = profile.with_traits(rows, [change.traits for change in changes.values()], offsets)
-        packed = profile.pack(rows, run.partition)
-        changelog: list[KeyValue] = [
-            (key, row if changes[key].remains else None)
-            for key, row, is_fresh in zip(keys, packed, fresh.tolist(), strict=True)
-            if is_fresh
-        ]
+        changelog: list[KeyValue] = []
+        for arm, some in self._models.arms.divided(keys):
+            places = some.tolist()
+            its = [changes[keys[place]] for place in places]
+            encoder = None if arm.model is None else arm.model.encoder
+            rows = profile.rebuilt(unpacked([kept[place] for place in places], arm.model), encoder)
+            offsets = np.array([change.offset for change in its], np.int64)
+            fresh = rows.users_offset < offsets
+            rows = profile.with_traits(rows, [change.traits for change in its], offsets)
+            changelog += [
+                (keys[place], row if change.remains else None)
+                for place, change, row, is_fresh in zip(
+                    places, its, profile.pack(rows, run.partition), fresh.tolist(), strict=True
+                )
+                if is_fresh
+            ]
         erased = [key for key, change in applied.items() if change.erases]
         events = unpacked(self._store.read(run.partition, erased), None).events.tolist()
         gone: list[KeyValue] = [(key, None) for key, count in zip(erased, events, strict=True) if not count]
@@ -229,7 +237,8 @@ class Loop:
             metrics.events.labels(event_type, outcome).inc(events)
         metrics.events.labels("unknown", "invalid").inc(len(refreshed.letters))
         self._count_letters(refreshed.letters)
-        metrics.lists.labels("event").inc(len(refreshed.lists))
+        for arm, lists in refreshed.arms.items():
+            metrics.lists.labels("event", arm).inc(lists)
         metrics.run_events.observe(len(refreshed.run.records))
         metrics.run_users.observe(len(refreshed.lists))
         metrics.latency.observe(np.maximum(0, self._clock() - refreshed.arrived_ms) / 1000)

@@ -11,9 +11,10 @@ import pytest
 from aiokafka.record.memory_records import MemoryRecords
 
 from streams.broker import EmbeddedBroker
-from streams.cloudevents import LIST_TYPE, completed, trace_of
+from streams.cloudevents import LIST_TYPE, completed, list_headers, trace_of
+from streams.lists import Cause
 from streams.outbox import BATCH_BYTES, Headers, WithHeaders
-from streams.records import decode_list
+from streams.records import Trigger, decode_list
 from streams.wire import UNFENCED, record_batch
 from streams.writer import _batches
 from tests.integration.harness import World
@@ -96,6 +97,15 @@ def test_headers_are_in_the_batch_and_count_for_its_size() -> None:
     assert found == [(b"value", []), (b"value", [("a", b"1"), ("b", b"\xff")]), (None, [])]
     large = WithHeaders.of(b"", [("h", b"x" * (BATCH_BYTES // 3))])
     assert [len(each) for each in _batches([(b"k", large)] * 5)] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("arm", [None, "treatment"])
+def test_a_list_of_an_experiment_bears_its_arm_as_an_extension(arm: str | None) -> None:
+    cause = Cause("ann", Trigger("t", 0, 1, None, MOMENT), START)
+
+    headers = dict(list_headers(cause, "v1", MOMENT, "reco/reco", "json", arm))
+
+    assert headers.get("ce_arm") == (arm if arm is None else arm.encode())
 
 
 def test_events_as_cloudevents_become_lists_as_cloudevents(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:

@@ -17,8 +17,17 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from efficientrec.errors import InteractionInvalid, RecordInvalid
 from efficientrec.interactions import RULES, WeightPolicy
 from streams import contracts, records
-from streams.contracts import RECORDS, json_schema
-from streams.records import LIST_ENCODERS, decode_interaction, decode_item, decode_list, decode_release, decode_user
+from streams.contracts import BESIDE, RECORDS, json_schema
+from streams.records import (
+    LIST_ENCODERS,
+    Experiment,
+    decode_experiment,
+    decode_interaction,
+    decode_item,
+    decode_list,
+    decode_release,
+    decode_user,
+)
 from streams.settings import Settings
 from streams.topics import Topics
 
@@ -27,10 +36,12 @@ DOCUMENTS = ROOT / "docs" / "contracts"
 VENDORED = Path(__file__).parent / "vendored"
 V1 = Path(__file__).parent / "golden" / "contracts-v1"
 OLD_RECORDS: dict[str, dict[str, Any]] = json.loads((V1 / "records.json").read_text())
+FIRST_EXPERIMENT = OLD_RECORDS["Release"] | {"share": 0.1, "salt": "20240501T120000Z-4f2a 2024-05-01T12:05:00.000Z"}
+WHOLE = {**OLD_RECORDS, "Experiment": FIRST_EXPERIMENT}
 EXAMPLES = re.findall(r"```json (\w+)\n(.*?)```", (ROOT / "docs" / "events.md").read_text(), re.DOTALL)
-VALIDATORS = {kind.__name__: Draft202012Validator(json_schema(kind)) for kind in RECORDS.values()}
+KINDS = {kind.__name__: kind for kind in (*RECORDS.values(), *BESIDE.values())}
+VALIDATORS = {name: Draft202012Validator(json_schema(kind)) for name, kind in KINDS.items()}
 TO_COME = 2**52  # milliseconds: no event lies too far ahead
-KINDS = {kind.__name__: kind for kind in RECORDS.values()}
 
 
 def is_accepted(name: str, body: dict[str, Any]) -> bool:
@@ -47,6 +58,8 @@ def is_accepted(name: str, body: dict[str, Any]) -> bool:
                 decode_user(value, key)
             case "RecommendationList":
                 decode_list(value)
+            case "Experiment":
+                decode_experiment(value)
             case _:
                 decode_release(value)
     except (InteractionInvalid, RecordInvalid):
@@ -131,6 +144,14 @@ TIMES = (
     )
 )
 FEATURES = st.dictionaries(st.sampled_from("ab"), JUNK, max_size=2) | JUNK
+RELEASE_FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "schema_version": st.integers(0, 2) | JUNK,
+    "version": JUNK,
+    "address": JUNK,
+    "sha256": st.sampled_from(["0" * 64, "f" * 63, "F" * 64, "g" * 64, "0" * 65]) | JUNK,
+    "released_at": TIMES.filter(lambda time: isinstance(time, str)) | JUNK,
+    "previous_version": JUNK,
+}
 FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "Interaction": {
         "event_type": st.sampled_from([*RULES, ""]),
@@ -158,13 +179,11 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "clusters": JUNK,
         "items": JUNK,
     },
-    "Release": {
-        "schema_version": st.integers(0, 2) | JUNK,
-        "version": JUNK,
-        "address": JUNK,
-        "sha256": st.sampled_from(["0" * 64, "f" * 63, "F" * 64, "g" * 64, "0" * 65]) | JUNK,
-        "released_at": TIMES.filter(lambda time: isinstance(time, str)) | JUNK,
-        "previous_version": JUNK,
+    "Release": RELEASE_FIELDS,
+    "Experiment": {
+        **RELEASE_FIELDS,
+        "share": st.sampled_from([0, 0.0, -0.1, 1e-9, 0.5, 1, 1.0, 2]) | JUNK,
+        "salt": st.sampled_from(["x" * 10]) | JUNK,
     },
 }
 LEFT_OUT = object()
@@ -173,7 +192,7 @@ LEFT_OUT = object()
 @pytest.mark.parametrize("name", FIELDS)
 @given(data=st.data())
 def test_the_schema_accepts_what_the_decoder_does(name: str, data: st.DataObject) -> None:
-    body = dict(OLD_RECORDS[name])
+    body = dict(WHOLE[name])
     for field in data.draw(st.sets(st.sampled_from(sorted(FIELDS[name])), max_size=3)):
         drawn = data.draw(FIELDS[name][field] | st.just(LEFT_OUT), label=field)
         if drawn is LEFT_OUT:
@@ -236,11 +255,24 @@ def test_a_new_consumer_reads_an_old_record(name: str) -> None:
     assert json.loads(records.encode(msgspec.convert(old, KINDS[name]))) == old
 
 
-def test_a_list_of_today_is_one_of_the_first_day() -> None:
+@pytest.mark.parametrize("arm", [None, "treatment"])
+def test_a_list_of_today_is_one_of_the_first_day(arm: str | None) -> None:
     published = decode_list(msgspec.json.encode(OLD_RECORDS["RecommendationList"]))
+    published.arm = arm
     first_day = Draft202012Validator(json.loads((V1 / "recommendations.lists.v1.schema.json").read_text()))
 
-    first_day.validate(json.loads(LIST_ENCODERS["json"](published)))
+    written = json.loads(LIST_ENCODERS["json"](published))
+
+    first_day.validate(written)
+    assert {field: written[field] for field in OLD_RECORDS["RecommendationList"]} == OLD_RECORDS["RecommendationList"]
+    assert written.get("arm") == arm
+
+
+def test_an_experiment_is_read_back_as_it_was_written() -> None:
+    experiment = decode_experiment(json.dumps(FIRST_EXPERIMENT).encode())
+
+    assert json.loads(records.encode(experiment)) == FIRST_EXPERIMENT
+    assert msgspec.convert(with_more(FIRST_EXPERIMENT), Experiment) == experiment
 
 
 @pytest.mark.parametrize("path", sorted(V1.glob("*.schema.json")), ids=lambda path: path.name)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from efficientrec import json_kernel, msgpack_kernel
 from efficientrec.recommend import Recommendations
 from efficientrec.vocabulary import Vocabulary
+from streams.arms import ARMS
 from streams.lists import USERS_AT_A_TIME, Cause, personal_lists, popular_lists
 from streams.records import ClusterWeight, RankedItem, Reason, Trigger, decode_list, rec_id_of
 from tests import strategies
@@ -136,6 +137,15 @@ def test_before_the_first_model_a_list_names_popularity() -> None:
     ]
 
 
+def test_a_list_names_its_arm_only_while_an_experiment_runs() -> None:
+    plain, named = (
+        personal_lists(MODEL, recommended(), [cause("u")], "", "event", "json", arm)[0] for arm in (None, "treatment")
+    )
+
+    assert b"arm" not in plain
+    assert named == plain.replace(b'"reason":"event"', b'"reason":"event","arm":"treatment"')
+
+
 @given(st.data())
 def test_messagepack_says_the_same_as_json(data: st.DataObject) -> None:
     known = data.draw(st.lists(strategies.ids, min_size=1, max_size=4, unique=True))
@@ -146,8 +156,10 @@ def test_messagepack_says_the_same_as_json(data: st.DataObject) -> None:
         for _ in found.items
     ]
 
-    as_json = personal_lists(model, found, causes, "2024-01-01T00:00:00.000Z", "event")
-    packed = personal_lists(model, found, causes, "2024-01-01T00:00:00.000Z", "event", "msgpack")
+    arm = data.draw(st.sampled_from([None, *ARMS]))
+
+    as_json = personal_lists(model, found, causes, "2024-01-01T00:00:00.000Z", "event", "json", arm)
+    packed = personal_lists(model, found, causes, "2024-01-01T00:00:00.000Z", "event", "msgpack", arm)
 
     for one, other in zip(as_json, packed, strict=True):
         assert one[:1] == b"{"
@@ -155,6 +167,7 @@ def test_messagepack_says_the_same_as_json(data: st.DataObject) -> None:
         # As texts: fields in the same order, and whole numbers apart from others.
         assert repr(msgspec.msgpack.decode(other)) == repr(msgspec.json.decode(one))
         assert decode_list(other) == decode_list(one)
+        assert decode_list(one).arm == arm
         assert msgspec.msgpack.encode(decode_list(other)) == other  # every marker is the shortest there is
 
 

@@ -11,20 +11,23 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from efficientrec import artifact
-from efficientrec.errors import ArtifactCorrupt, ModelUnknown, ReleaseUntrusted, TopicMismatch
+from efficientrec.errors import ArtifactCorrupt, ModelUnknown, ReleaseUntrusted, SettingInvalid, TopicMismatch
 from streams import topics
 from streams.broker import EmbeddedBroker
+from streams.cli import app
 from streams.connection import Connection
 from streams.learning import Outcome
-from streams.models import render, rollback, shelf, stored
+from streams.models import end_experiment, experiment, render, rollback, shelf, stored
 from streams.outbox import Outbox
 from streams.records import Release
 from streams.releases import RECORD, announce
 from streams.replay import replay
 from streams.settings import Settings
 from streams.signing import make_keys, trust
+from tests.environment import environment
 from tests.integration.harness import World
 from tests.test_trainer import Refuser, Stage, cancelled, toy_dataset, until
 from tests.toy import START, toy_model
@@ -112,6 +115,83 @@ def test_rolling_back_twice_goes_back_twice(settings: Settings) -> None:
     assert asyncio.run(rollback(settings, THIRD)).version == THIRD  # and forward again
 
 
+def ran(settings: Settings) -> tuple[str, float] | None:
+    """Version and share of the experiment that runs."""
+    found = asyncio.run(shelf(settings)).experiment
+    return None if found is None else (found.version, found.share)
+
+
+def test_a_model_is_tried_on_a_share_of_the_users_until_the_end(settings: Settings) -> None:
+    begun = asyncio.run(experiment(settings, FIRST, 0.1))
+    assert (begun.version, begun.previous_version, begun.share) == (FIRST, THIRD, 0.1)
+    _, third, second, first = printed(settings)
+    assert (third[-1], first[-3:]) == ("released", ["tried", "on", "10%"])
+    assert "tried" not in second
+
+    again = asyncio.run(experiment(settings, SECOND, 0.25))
+    assert ran(settings) == (SECOND, 0.25)
+    assert again.salt != begun.salt, "another experiment divides the users in another way"
+
+    for _ in range(2):
+        asyncio.run(end_experiment(settings))
+        assert ran(settings) is None
+    released = asyncio.run(shelf(settings)).release
+    assert released is not None
+    assert released.version == THIRD, "what is released has not changed"
+
+
+def test_only_what_can_serve_is_tried_and_beside_something_else(settings: Settings) -> None:
+    weights = Path(settings.models_dir, SECOND, artifact.WEIGHTS)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+
+    with pytest.raises(ArtifactCorrupt, match="not what was published"):
+        asyncio.run(experiment(settings, SECOND, 0.1))
+    with pytest.raises(ModelUnknown, match=f"there are: {THIRD}, {SECOND}, {FIRST}"):
+        asyncio.run(experiment(settings, "20200101T000000Z-ffff", 0.1))
+    with pytest.raises(ModelUnknown, match=f"{THIRD} is in service already"):
+        asyncio.run(experiment(settings, THIRD, 0.1))
+    for share in (0.0, 1.0, -0.1, 10.0, float("nan")):
+        with pytest.raises(SettingInvalid, match="expected a share between 0 and 1"):
+            asyncio.run(experiment(settings, FIRST, share))
+
+    assert ran(settings) is None
+
+
+def test_the_command_says_what_it_did_and_what_it_expected(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+
+    def answered(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["models", "experiment", *words])
+        return result.exit_code, " ".join(result.output.split())
+
+    assert answered(FIRST, "--share", "0.1") == (0, f"{FIRST} is tried on 10% of the users, beside {THIRD}.")
+    assert ran(settings) == (FIRST, 0.1)
+    assert answered("--end") == (0, "There is no experiment any more: all users get lists of the released model.")
+    assert ran(settings) is None
+    for words in ((), (FIRST,), ("--share", "0.1"), (FIRST, "--end"), ("--end", "--share", "0.1")):
+        status, text = answered(*words)
+        assert status == 2
+        assert "expected VERSION with --share, or --end alone" in text
+    assert ran(settings) is None
+
+
+def test_a_tried_model_that_is_gone_is_said(settings: Settings) -> None:
+    asyncio.run(experiment(settings, FIRST, 0.1))
+    shutil.rmtree(Path(settings.models_dir, FIRST))
+
+    assert printed(settings)[-1][:3] == [FIRST, "is", "tried,"]
+
+
+def test_to_release_the_tried_model_ends_the_experiment_and_to_release_another_does_not(settings: Settings) -> None:
+    asyncio.run(experiment(settings, FIRST, 0.1))
+
+    asyncio.run(rollback(settings, SECOND))
+    assert ran(settings) == (FIRST, 0.1)
+    asyncio.run(rollback(settings, FIRST))
+    assert ran(settings) is None
+
+
 def test_only_what_can_serve_is_released(settings: Settings) -> None:
     weights = Path(settings.models_dir, SECOND, artifact.WEIGHTS)
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
@@ -139,6 +219,9 @@ def test_before_the_first_release_a_version_has_to_be_named(embedded_broker: Emb
     assert "No model was released yet" in " ".join(printed(settings)[-1])
     with pytest.raises(ModelUnknown, match="no model was ever released"):
         asyncio.run(rollback(settings, None))
+    shelve(settings, FIRST, "2024-05-01T12:00:00.000Z", None)
+    with pytest.raises(ModelUnknown, match="nothing to compare with"):
+        asyncio.run(experiment(settings, FIRST, 0.1))
 
 
 def test_a_released_model_that_is_gone_is_said(settings: Settings) -> None:
@@ -219,3 +302,22 @@ def test_with_a_key_only_what_was_released_with_it_is_put_back(settings: Setting
     asyncio.run(release(signed, THIRD, digests[THIRD], SECOND))
     with pytest.raises(ReleaseUntrusted, match=f"{SECOND} was not released with this key"):
         asyncio.run(rollback(signed, SECOND))
+
+
+def test_with_a_key_an_experiment_is_signed_and_only_with_what_was_released_with_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    signing, trusted = make_keys(tmp_path / "keys")
+    signed = replace(settings, models_signing_key_file=signing, models_trusted_key_file=trusted)
+    digests = {each.version: each.sha256 for each in stored(settings)}
+    for version, previous in ((SECOND, FIRST), (THIRD, SECOND)):
+        asyncio.run(release(signed, version, digests[version], previous))
+
+    with pytest.raises(ReleaseUntrusted, match=f"{FIRST} was not released with this key"):
+        asyncio.run(experiment(signed, FIRST, 0.1))
+    begun = asyncio.run(experiment(signed, SECOND, 0.1))
+
+    workers = trust(signed)
+    assert workers is not None
+    workers.check(begun)
+    assert asyncio.run(rollback(signed, SECOND)).version == SECOND, "the experiment left its release as it was"

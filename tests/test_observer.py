@@ -273,7 +273,7 @@ def test_a_worker_without_a_partition_is_ready_and_one_whose_first_model_was_ref
         await world.look()
         assert world.observer.not_ready() == ""
 
-        world.app.services.slot.unserved = "toy-9"
+        world.app.services.models.released.unserved = "toy-9"
         await world.look()
         assert world.observer.not_ready() == "model toy-9 was refused, and there is no other"
         await world.look(3600)

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from streams.cli import app
+from tests.measured import asked, derived
 from tests.test_deploy import ROOT
 
 PAGES = [ROOT / "docs" / "operations.md", ROOT / "docs" / "procedures.md"]
@@ -50,6 +51,17 @@ def test_every_file_exists(page: str) -> None:
     named = re.findall(r"`((?:deploy|tests|streams)/[\w./-]+?)`", page)
 
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_queries_of_the_experiment_are_tried_out() -> None:
+    """By promtool, on series whose answer is known (tests/integration/test_prometheus.py)."""
+    blocks = re.findall(r"```promql\n(.*?)```", PAGES[1].read_text(), re.DOTALL)
+    queries = [line for block in blocks for line in block.splitlines()]
+    tried = (ROOT / "deploy/prometheus/tests/quality.yml").read_text()
+
+    assert len(queries) == 4
+    assert [query for query in queries if query not in tried] == []
+    assert {name for query in queries for name in asked(query)} <= derived().keys()
 
 
 def test_every_procedure_names_a_test_that_exists() -> None:

@@ -12,6 +12,7 @@ from efficientrec import profile
 from efficientrec.model import Model
 from efficientrec.profile import Rows
 from efficientrec.recommend import recommend
+from streams.arms import CONTROL, TREATMENT, Arm
 from streams.metrics import WorkerMetrics
 from streams.quality import COVERED_SECONDS, HALF_LIFE_SECONDS, PLACES, TOP, Quality, evenness
 from tests.toy import START, Act, dislike, like, rows_after, run_of, toy_model, view
@@ -27,9 +28,10 @@ class World:
     def __init__(self, model: Model | None, trained_up_to: Mapping[int, int] | None = None) -> None:
         self.metrics = WorkerMetrics(())
         self.model = model
+        self.arm = CONTROL
         self.now = START
         self.trained_up_to = dict(trained_up_to or {})
-        self.quality = Quality(self.metrics, lambda: self.trained_up_to, lambda: self.now)
+        self.quality = Quality(self.metrics, lambda: self.now)
         self.rows: dict[str, Rows] = {}
         self.offset = 0
 
@@ -41,8 +43,9 @@ class World:
         before = [self.rows.get(user) or profile.empty(1, width) for user in run.users]
         rows = Rows(np.concatenate([row.kept for row in before]), np.concatenate([row.state for row in before]))
         folded = profile.fold(rows, run, None if self.model is None else self.model.encoder)
-        sample = self.quality.sample([user.encode() for user in run.users], np.zeros(len(run.users), np.int32))
-        self.quality.judge(sample, run, folded.counted, rows, self.model)
+        arm = Arm(self.arm, self.model, self.trained_up_to)
+        sample = self.quality.sample([user.encode() for user in run.users], np.zeros(len(run.users), np.int32), arm)
+        self.quality.judge(sample, run, folded.counted, rows)
         everyone = np.arange(len(run.users))
         if self.model is None:
             self.quality.gave_popular(sample, everyone, [[(item, 1.0) for item in popular]] * len(everyone))
@@ -51,11 +54,13 @@ class World:
         for number, user in enumerate(run.users):
             self.rows[user] = profile.take(folded.rows, np.array([number]))
 
-    def counts(self) -> tuple[float, float, float]:
+    def counts(self, arm: str = CONTROL) -> tuple[float, float, float]:
         """Events judged, hits of lists, hits of popularity."""
         value = self.metrics.registry.get_sample_value
-        hits = [value("efficientrec_online_hits_total", {"by": by}) or 0.0 for by in ("list", "popularity")]
-        return (value("efficientrec_online_judged_events_total") or 0.0, hits[0], hits[1])
+        by_list, by_popularity = (
+            value("efficientrec_online_hits_total", {"by": by, "arm": arm}) or 0.0 for by in ("list", "popularity")
+        )
+        return value("efficientrec_online_judged_events_total", {"arm": arm}) or 0.0, by_list, by_popularity
 
     def gauge(self, name: str) -> float:
         self.quality.show()
@@ -124,6 +129,44 @@ def test_the_list_counts_by_the_model_that_made_it_also_when_another_has_taken_i
     assert world.counts() == (1, 1, 1)
 
 
+def test_an_event_counts_for_the_arm_for_which_its_users_list_was_made() -> None:
+    world = World(toy_model())
+    world.acts(like(ANNA, "a1"), like(BERT, "b1"))
+
+    world.arm, world.model = TREATMENT, toy_model("toy-2")
+    world.acts(like(ANNA, "a2"))  # looked up in a list of the control
+    assert (world.counts(), world.counts(TREATMENT)) == ((1, 1, 1), (0, 0, 0))
+    world.acts(like(ANNA, "b8"))
+    assert (world.counts(), world.counts(TREATMENT)) == ((1, 1, 1), (1, 0, 0))
+    world.arm, world.model = CONTROL, toy_model()
+    world.acts(like(BERT, "b2"), like(ANNA, "a3"))  # bert was of the control all the time
+    assert (world.counts(), world.counts(TREATMENT)) == ((2, 2, 2), (2, 1, 1))
+
+
+def test_lists_of_an_earlier_experiment_say_nothing_of_the_next() -> None:
+    world = World(toy_model())
+    world.acts(like(BERT, "b1"))
+    world.arm, world.model = TREATMENT, toy_model("toy-2")
+    world.acts(like(ANNA, "a1"))
+
+    world.model = toy_model("toy-3")
+    world.acts(like(ANNA, "a2"), like(BERT, "b2"))
+
+    assert (world.counts(), world.counts(TREATMENT)) == ((1, 1, 1), (0, 0, 0))
+
+
+def test_coverage_and_entropy_are_those_of_the_released_model() -> None:
+    world = World(toy_model())
+    world.acts(like(OTHER, "a1"))
+    coverage, entropy = "efficientrec_recommendation_coverage_ratio", "efficientrec_cluster_entropy_ratio"
+    before = world.gauge(coverage), world.gauge(entropy)
+
+    world.arm, world.model = TREATMENT, toy_model("toy-2")
+    world.acts(like(OTHER, "b1"), like(ANNA, "b1"))
+
+    assert (world.gauge(coverage), world.gauge(entropy)) == before
+
+
 def test_before_the_first_model_the_list_is_popularity() -> None:
     world = World(None)
     world.acts(like(ANNA, "a1"), like(OTHER, "a1"), popular=["x", "y"])
@@ -149,7 +192,7 @@ def test_memory_does_not_grow_with_users() -> None:
     world = World(None)
     for first in range(0, 100_000, 20_000):
         names = [f"user-{number}" for number in range(first, first + 20_000)]
-        sample = world.quality.sample([name.encode() for name in names], np.zeros(len(names), np.int32))
+        sample = world.quality.sample([name.encode() for name in names], np.zeros(len(names), np.int32), Arm(CONTROL))
         world.quality.gave_popular(sample, np.arange(len(names)), [[("x", 1.0)]] * len(names))
 
     arrays = [each for each in vars(world.quality).values() if isinstance(each, np.ndarray)]

@@ -58,7 +58,14 @@ def test_each_example_of_the_page_survives_a_round_trip(name: str, text: str) ->
 
 
 def test_the_page_has_an_example_of_every_record() -> None:
-    assert {name for name, _ in EXAMPLES} == {"Interaction", "Item", "User", "RecommendationList", "Release"}
+    assert {name for name, _ in EXAMPLES} == {
+        "Interaction",
+        "Item",
+        "User",
+        "RecommendationList",
+        "Release",
+        "Experiment",
+    }
 
 
 def test_the_examples_are_accepted_with_their_keys() -> None:
@@ -68,6 +75,7 @@ def test_the_examples_are_accepted_with_their_keys() -> None:
     assert records.decode_user(bodies["User"], b"u-42").features["country"] == "SE"
     assert records.decode_list(bodies["RecommendationList"]).items[1].reasons[0].kind == "popular"
     assert records.decode_release(bodies["Release"]).address.startswith("s3://")
+    assert records.decode_experiment(bodies["Experiment"]).share == 0.1
     runs = [decode((text.encode(), b"u-42")) for name, text in EXAMPLES if name == "Interaction"]
     assert [run.rejected for run in runs] == [[], []]
 
@@ -397,6 +405,13 @@ def test_a_wrong_field_is_named() -> None:
         records.decode_release(json.dumps({**release, "schema_version": 2}).encode())
     with pytest.raises(RecordInvalid, match=r"released_at of release .* is 'soon'; expected RFC 3339"):
         records.decode_release(json.dumps({**release, "released_at": "soon"}).encode())
+    experiment = {name: json.loads(text) for name, text in EXAMPLES}["Experiment"]
+    for share in (0, 1, -0.1, 1.5):
+        with pytest.raises(RecordInvalid, match=r"share of experiment .* expected one between 0 and 1"):
+            records.decode_experiment(json.dumps({**experiment, "share": share}).encode())
+    for salt in ("", "x\ny", "x" * 3000):
+        with pytest.raises(RecordInvalid, match=r"salt of experiment .* expected one line of printable text"):
+            records.decode_experiment(json.dumps({**experiment, "salt": salt}).encode())
 
 
 def test_what_may_be_left_out_is_left_out() -> None:

@@ -23,7 +23,9 @@ def likes(scores: Scoreboard, offset: int, user: str, item: str, partition: int 
 def list_of(user: str, offset: int, *items: str, version: str | None = "m1", partition: int = 0) -> RecommendationList:
     trigger = Trigger("interactions", partition, offset, None, "2023-11-14T22:13:20.000Z")
     ranked = [RankedItem(item, rank, 1.0, []) for rank, item in enumerate(items, 1)]
-    return RecommendationList(1, "r", user, version, "2023-11-14T22:13:20.000Z", trigger, "event", [], ranked)
+    return RecommendationList(
+        1, "r", user, version, "2023-11-14T22:13:20.000Z", trigger, "event", clusters=[], items=ranked
+    )
 
 
 def test_an_event_is_looked_up_in_the_list_that_does_not_know_it_yet() -> None:

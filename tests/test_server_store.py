@@ -38,8 +38,8 @@ def a_list(user: str, offset: int = 1, at: int = START, rec_id: str = "r", parti
         rfc3339(at),
         trigger,
         "event",
-        [ClusterWeight(1, 0.5)],
-        [RankedItem("i1", 1, 0.1, [Reason("popular", 1.0)])],
+        clusters=[ClusterWeight(1, 0.5)],
+        items=[RankedItem("i1", 1, 0.1, [Reason("popular", 1.0)])],
     )
 
 

@@ -133,6 +133,15 @@ def test_before_the_first_model_the_list_says_so() -> None:
     assert "belongs to no cluster yet" in text
 
 
+def test_in_an_experiment_the_users_arm_is_shown() -> None:
+    published = a_list("u1", "r")
+    assert "arm" not in printed(Shown("u1", published))
+
+    published.arm = "treatment"
+
+    assert "arm treatment" in printed(Shown("u1", published))
+
+
 def test_a_broker_that_is_not_there_is_named() -> None:
     settings = Settings(broker=f"kafka://127.0.0.1:{free_port()}")
 

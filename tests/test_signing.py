@@ -14,15 +14,24 @@ import pytest
 from aiokafka.structs import ConsumerRecord
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from efficientrec.errors import ReleaseUntrusted, SettingInvalid
+from streams.experiments import Models
 from streams.follower import Record
 from streams.metrics import WorkerMetrics
-from streams.records import RELEASE_KEY, SCHEMA_VERSION, Release, decode_release, encode
+from streams.records import (
+    EXPERIMENT_KEY,
+    RELEASE_KEY,
+    SCHEMA_VERSION,
+    Experiment,
+    Release,
+    decode_experiment,
+    decode_release,
+    encode,
+)
 from streams.settings import Settings
 from streams.signing import Signer, make_keys, signer, trust
-from streams.slot import ModelSlot
 from streams.trainer import World
 from tests.toy import save_toy, toy_model
 
@@ -41,7 +50,7 @@ class Installation:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.metrics = WorkerMetrics(())
-        self.slot = ModelSlot(settings.models_dir, 5, self.metrics, trust=trust(settings))
+        self.models = Models(settings.models_dir, 5, self.metrics, trust=trust(settings))
         made = signer(settings)
         assert made is not None
         self.signer: Signer = made
@@ -57,8 +66,16 @@ class Installation:
             ConsumerRecord("releases", 0, offset, 0, 0, RELEASE_KEY, encode(release), None, 0, 0, ())
             for offset, release in enumerate(releases)
         ]
-        asyncio.run(self.slot.handle(records))
-        return None if self.slot.current is None else self.slot.current.version
+        asyncio.run(self.models.handle(records))
+        current = self.models.released.current
+        return None if current is None else current.version
+
+    def tries(self, experiment: Experiment | None) -> str | None:
+        """The version that is tried after this record."""
+        value = None if experiment is None else encode(experiment)
+        asyncio.run(self.models.handle([ConsumerRecord("releases", 0, 0, 0, 0, EXPERIMENT_KEY, value, None, 0, 0, ())]))
+        treatment = self.models.arms.treatment
+        return None if treatment is None or treatment.model is None else treatment.model.version
 
     def refused(self) -> float | None:
         return self.metrics.registry.get_sample_value("efficientrec_model_swaps_total", {"outcome": "refused"})
@@ -114,6 +131,58 @@ def test_an_old_release_that_is_sent_again_is_refused_and_a_new_one_of_an_old_mo
 
     assert installation.hears(sign(old)) == "new"
     assert installation.hears(sign(replace(old, released_at="2024-05-03T12:05:00.000Z"))) == "old"
+
+
+EXPERIMENT = Experiment(*astuple(RELEASE), share=0.1, salt="salt")
+CHANGES_OF_AN_EXPERIMENT: dict[str, Callable[[Experiment], Release]] = {
+    "share": lambda experiment: replace(experiment, share=0.9),
+    "salt": lambda experiment: replace(experiment, salt="pepper"),
+    "version": lambda experiment: replace(experiment, version="v2"),
+    "into a release": lambda experiment: Release(*astuple(experiment)[:7]),
+    "signature": lambda experiment: replace(experiment, signature=None),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES_OF_AN_EXPERIMENT)
+def test_an_experiment_is_trusted_as_it_was_signed_and_never_as_a_release(keys: Settings, name: str) -> None:
+    installation, trusted = Installation(keys), trust(keys)
+    assert trusted is not None
+    signed = installation.signer.signed(EXPERIMENT)
+    trusted.check(decode_experiment(encode(signed)))
+
+    with pytest.raises(ReleaseUntrusted, match="expected"):
+        trusted.check(CHANGES_OF_AN_EXPERIMENT[name](signed))
+
+
+def test_a_release_is_never_trusted_as_an_experiment(keys: Settings) -> None:
+    installation, trusted = Installation(keys), trust(keys)
+    assert trusted is not None
+    signed = installation.signer.signed(RELEASE)
+
+    with pytest.raises(ReleaseUntrusted, match="experiment v1 was not signed"):
+        trusted.check(Experiment(*astuple(signed), share=0.1, salt="salt"))
+
+
+def test_a_worker_with_a_key_tries_only_what_was_signed_and_nothing_that_came_before(
+    keys: Settings, tmp_path: Path
+) -> None:
+    installation = Installation(keys)
+    mallory = Signer(make_keys(tmp_path / "mallory")[0])
+    assert installation.hears(installation.signer.signed(installation.saved("main"))) == "main"
+    first, second = (
+        installation.signer.signed(Experiment(*astuple(installation.saved(name, day)), share=0.1, salt=name))
+        for name, day in (("first", 2), ("second", 3))
+    )
+
+    assert installation.tries(mallory.signed(first)) is None
+    assert installation.tries(first) == "first"
+    assert installation.tries(second) == "second"
+    assert installation.tries(first) == "second", "an older one does not come back"
+    assert installation.tries(None) is None
+    assert installation.tries(second) is None, "nor does one that was ended"
+    later = replace(second, released_at="2024-05-04T12:05:00.000Z")
+    assert installation.tries(installation.signer.signed(later)) == "second"
+    assert installation.refused() == 3
 
 
 def test_whoever_writes_to_the_folder_swaps_no_model(keys: Settings, tmp_path: Path) -> None:

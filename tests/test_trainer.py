@@ -42,14 +42,25 @@ from streams.connection import Connection
 from streams.erasures import Erasures
 from streams.learning import METRIC, Job, Outcome, Report, held_out_share, learn, verdict
 from streams.log import InteractionLog, read_log
+from streams.models import experiment
 from streams.outbox import Outbox
 from streams.placement import partition_of
-from streams.records import RELEASE_KEY, SCHEMA_VERSION, Interaction, Release, User, decode_release, encode
+from streams.records import (
+    EXPERIMENT_KEY,
+    RELEASE_KEY,
+    SCHEMA_VERSION,
+    Experiment,
+    Interaction,
+    Release,
+    User,
+    decode_release,
+    encode,
+)
 from streams.replay import replay
 from streams.settings import Settings
 from streams.signing import make_keys, trust
 from streams.topics import Topics
-from streams.trainer import ARTIFACTS_KEPT, ChildLearner, Trainer, clear, version_of
+from streams.trainer import ARTIFACTS_KEPT, ChildLearner, Trainer, World, clear, version_of
 from streams.trainer import Learner as AnyLearner
 from streams.trainer_metrics import TrainerMetrics
 from tests.toy import ITEMS, START, save_toy, toy_model
@@ -217,7 +228,7 @@ class Stage:
     async def releases(self) -> list[Release]:
         """Everything on the releases topic."""
         records = await everything(self.settings, self.topics.releases)
-        return [decode_release(value) for _, value in records if value is not None]
+        return [decode_release(value) for key, value in records if key == RELEASE_KEY and value is not None]
 
     async def plant(self, model: Model, last_at: int) -> Release:
         """Releases a model as if an earlier training had."""
@@ -673,6 +684,48 @@ def test_an_equal_candidate_takes_the_serving_models_place(embedded_broker: Embe
 
     assert after.previous_version == manifest.previous == before.version == "toy-1"
     assert set(manifest.scores) == {"candidate", "serving", "popularity"}
+
+
+def test_the_model_that_is_tried_is_not_cleared_away(
+    embedded_broker: EmbeddedBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(embedded_broker, "tried", tmp_path, train_new_events=500)
+    monkeypatch.setattr("streams.trainer.ARTIFACTS_KEPT", 0)
+    folder = Path(stage.settings.models_dir)
+    tried, other = "20200101T000000Z-aaaa", "20200102T000000Z-bbbb"
+    for version in (tried, other):
+        _save(version, folder, stage.settings.installation)
+
+    async def play() -> None:
+        await topics.create(stage.settings)
+        await stage.plant(good_model(), START)
+        await experiment(stage.settings, tried, 0.1)
+        task = asyncio.create_task(stage.trainer(Learner(trained(good_model()))).run())
+        await replay(toy_dataset(), stage.settings)
+        await until(lambda: not (folder / other).exists(), task)
+        await cancelled(task)
+
+    asyncio.run(play())
+
+    assert (folder / tried).exists()
+
+
+def test_a_trainer_knows_the_experiment_that_runs_and_whether_one_does() -> None:
+    world = World("models")
+
+    def after(*values: Experiment | bytes | None) -> str | None:
+        bodies = [encode(value) if isinstance(value, Experiment) else value for value in values]
+        asyncio.run(world.releases_came([record(at, EXPERIMENT_KEY, body) for at, body in enumerate(bodies)]))
+        return None if world.experiment is None else world.experiment.version
+
+    first, second = (
+        Experiment(SCHEMA_VERSION, version, f"models/{version}", "0" * 64, at, share=0.1, salt="salt")
+        for version, at in (("first", "2024-05-01T00:00:00Z"), ("second", "2024-05-02T00:00:00Z"))
+    )
+
+    assert after(first, second, b"junk") == "second"
+    assert after(None) is None
+    assert after(first, None) is None
 
 
 def test_a_trainer_with_a_key_signs_its_releases(embedded_broker: EmbeddedBroker, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from aiokafka.errors import (
     KafkaError,
@@ -21,17 +22,17 @@ from aiokafka.structs import ConsumerRecord
 from efficientrec.interactions import key_of
 from efficientrec.model import Model
 from efficientrec.popularity import ITEMS_MAX, Popularity
-from efficientrec.profile import STATELESS_BYTES_MAX, unpack
+from efficientrec.profile import HEADER, STATELESS_BYTES_MAX, unpack
 from efficientrec.recompute import Event, recompute
 from streams.aside import ORIGIN
 from streams.catalogue import Catalogue
+from streams.experiments import Models
 from streams.metrics import WorkerMetrics
 from streams.outbox import BATCH_BYTES, Headers, KeyValue
 from streams.progress import PROGRESS_KEY, Progress
-from streams.records import ID_BYTES_MAX, Interaction, RecommendationList, User, decode_list, encode
+from streams.records import ID_BYTES_MAX, Experiment, Interaction, RecommendationList, User, decode_list, encode
 from streams.refresh import POPULARITY_KEY
 from streams.settings import Settings
-from streams.slot import ModelSlot
 from streams.topics import Topics
 from streams.traces import Traces
 from streams.transport import Run
@@ -164,6 +165,8 @@ class World:
     """Broker and disk, and a worker that can be started again on them."""
 
     traces: Traces | None = None
+    tried: Model | None = None
+    """The model that is tried on bert, and neither on anna nor on carl."""
 
     def __init__(self, model: Model | None, **settings: Any) -> None:
         self.settings = replace(SETTINGS, **settings)
@@ -177,8 +180,11 @@ class World:
         """A worker with nothing in memory."""
         self.broker.machine = self.disk.machine = Machine()
         self.metrics = WorkerMetrics(self.settings.policy.rules)
-        slot = ModelSlot(self.settings.models_dir, self.settings.list_size, self.metrics)
-        slot.current = self.model
+        models = Models(self.settings.models_dir, self.settings.list_size, self.metrics)
+        models.released.current = self.model
+        if self.tried is not None:
+            models.tried.current = self.tried
+            models.tried.experiment = Experiment(1, "tried", "", "", "", share=0.5, salt="2024-05")
         writers = Writers(
             self.broker,
             "changelog",
@@ -192,7 +198,7 @@ class World:
         asyncio.run(writers.claim(PARTITION, GENERATION))
         self.disk.recover(self.broker.records[TOPICS.changelog])
         self.loop = Loop(
-            *(self.settings, self.disk, writers, self.broker, slot, Catalogue(), self.metrics, lambda: self.now),
+            *(self.settings, self.disk, writers, self.broker, models, Catalogue(), self.metrics, lambda: self.now),
             self._reached,
             self.traces,
         )
@@ -504,6 +510,36 @@ def test_erasures_are_counted_once_for_each_request() -> None:
     assert world.counter("efficientrec_erasures_total") == 0
     world.handle(users_run(("anna", None), ("bert", None), first=2))
     assert world.counter("efficientrec_erasures_total") == 2
+
+
+def test_in_an_experiment_each_row_is_of_its_users_model_whatever_comes() -> None:
+    control, treatment = toy_model(), toy_model("toy-2")
+    both, one, other = World(control), World(control), World(treatment)
+    both.tried = treatment
+    both.start()
+
+    described = users_run(*((user, User(user, {"taste": "b"})) for user in ("anna", "bert", "carl")))
+    for world in (both, one, other):
+        for run in (FIRST, described, SECOND):
+            world.handle(fresh(run))
+
+    heads = {user: np.frombuffer(row, HEADER, 1)[0] for user, row in both.rows().items()}
+    versions = {b"anna": "toy-1", b"bert": "toy-2", b"carl": "toy-1"}
+    assert {user: int(head["model"]) for user, head in heads.items()} == {
+        user: key_of(version) for user, version in versions.items()
+    }
+    assert {int(head["built"]) for head in heads.values()} == {-1}, "no model took a row from another"
+    assert both.rows() == one.rows() | {b"bert": other.rows()[b"bert"]}
+    counted = [
+        both.counter("efficientrec_recommendations_published_total", reason="event", arm=arm)
+        for arm in ("control", "treatment")
+    ]
+    assert counted == [3, 1]
+    assert {(each.user_id, each.arm, each.model_version) for each in both.broker.lists()} == {
+        ("anna", "control", "toy-1"),
+        ("bert", "treatment", "toy-2"),
+        ("carl", "control", "toy-1"),
+    }
 
 
 def test_users_of_a_run_are_those_who_get_a_list() -> None:

@@ -53,8 +53,10 @@ def test_zero_is_visible_from_the_start() -> None:
     shown = generate_latest(WorkerMetrics(("like",)).registry).decode()
 
     for series in (
-        'efficientrec_online_hits_total{by="list"}',
-        'efficientrec_online_hits_total{by="popularity"}',
+        'efficientrec_online_hits_total{arm="control",by="list"}',
+        'efficientrec_online_hits_total{arm="treatment",by="popularity"}',
+        'efficientrec_online_judged_events_total{arm="treatment"}',
+        'efficientrec_recommendations_published_total{arm="treatment",reason="event"}',
         "efficientrec_model_age_seconds",
         "efficientrec_model_rollbacks_total",
         "efficientrec_erasures_total",

@@ -62,15 +62,17 @@ def _now() -> Panels:
         ),
         stat(
             "Model",
-            "The version in service. Two for longer than a swap takes: a worker refuses the newer one, and logs why.",
-            f"count by (model_version) (efficientrec_model_info{JOB})",
+            "The version in service. Two for longer than a swap takes: a worker refuses the newer one, and logs why. "
+            "What an experiment tries is beside it in the row of models.",
+            'count by (model_version) (efficientrec_model_info{job=~"$job", arm="control"})',
             "short",
             legend="{{model_version}}",
         ),
         stat(
             "Hits, 6 h",
-            "Of the liked events of sampled users, the share whose item stood in the first 10 of the user's list.",
-            'max(job_by:efficientrec_online_hits:ratio_rate6h{job=~"$job", by="list"})',
+            "Of the liked events of sampled users, the share whose item stood in the first 10 of the user's list, made "
+            "by the released model.",
+            'max(job_by_arm:efficientrec_online_hits:ratio_rate6h{job=~"$job", by="list", arm="control"})',
             "percentunit",
         ),
         stat(
@@ -275,8 +277,9 @@ def _models() -> Panels:
     return [
         lines(
             "Workers by model",
-            "How many workers serve each version; nothing before the first, while lists come from popularity.",
-            {"{{model_version}}": f"count by (model_version) (efficientrec_model_info{JOB})"},
+            "How many workers serve each version, or try it (treatment); nothing before the first, while lists come "
+            "from popularity.",
+            {"{{model_version}} {{arm}}": f"count by (model_version, arm) (efficientrec_model_info{JOB})"},
             "short",
             stacked=True,
         ),
@@ -306,20 +309,31 @@ def _models() -> Panels:
 
 
 def _quality() -> Panels:
-    judged = f"clamp_min({rises('efficientrec_online_judged_events_total', window='[1h]')}, 1)"
+    judged = f"({rises('efficientrec_online_judged_events_total', 'arm', '[1h]')} > 0)"
     return [
         lines(
             "Hits of lists",
             "Of the liked events of a tenth of the users in the last hour, the share whose item stood in the first 10 "
-            "of the list that the user had before; beside it what the most popular items would have hit.",
-            {"{{by}}": f"{rises('efficientrec_online_hits_total', 'by', '[1h]')} / on () group_left () {judged}"},
+            "of the list that the user had before; beside it what the most popular items would have hit. Treatment: of "
+            "users on whom an experiment tries another model.",
+            {
+                "{{by}} {{arm}}": f"{rises('efficientrec_online_hits_total', 'by, arm', '[1h]')} "
+                f"/ on (arm) group_left () {judged}"
+            },
             "percentunit",
         ),
         lines(
             "Judged events",
             "How many events stand behind the shares of hits in the last hour. Below a thousand they are noise.",
-            {"events": rises("efficientrec_online_judged_events_total", window="[1h]")},
+            {"{{arm}}": rises("efficientrec_online_judged_events_total", "arm", "[1h]")},
             "short",
+        ),
+        lines(
+            "Experiment",
+            "Share of the users who get lists of a model that is tried, by worker; 0 while no experiment runs. A "
+            "worker that differs from the others has refused the model, and logs why.",
+            {"{{instance}}": f"max by (instance) (efficientrec_experiment_share_ratio{JOB})"},
+            "percentunit",
         ),
         lines(
             "Coverage",

@@ -17,12 +17,12 @@ from faust.types import TP
 
 from efficientrec.model import Model
 from streams.catalogue import Catalogue
+from streams.experiments import Models
 from streams.metrics import STAGES, WorkerMetrics
 from streams.outbox import KeyValue
 from streams.progress import PROGRESS_KEY, Progress
 from streams.records import Interaction
 from streams.settings import Settings
-from streams.slot import ModelSlot
 from streams.table import ProfileTable, RowStore
 from streams.topics import TABLE, Topics
 from streams.transport import Run
@@ -115,13 +115,13 @@ def loop_of(store: RowStore, model: Model, metrics: WorkerMetrics | None = None)
     """The loop over this store, with the model in service, and what it measures: by default the processor time of each
     stage."""
     metrics = metrics or Metrics(SETTINGS.policy.rules)
-    slot = ModelSlot(SETTINGS.models_dir, SETTINGS.list_size, metrics)
-    slot.current = model
+    models = Models(SETTINGS.models_dir, SETTINGS.list_size, metrics)
+    models.released.current = model
     broker: Any = QuickBroker()
     writers = Writers(
         broker, "alone", TOPICS.changelog, fences=True, alive=lambda: True, clock=lambda: START, sleep=asyncio.sleep
     )
-    loop = Loop(SETTINGS, store, writers, broker, slot, Catalogue(), metrics, lambda: START)
+    loop = Loop(SETTINGS, store, writers, broker, models, Catalogue(), metrics, lambda: START)
     asyncio.run(writers.claim(0, GENERATION))
     return loop, metrics
 

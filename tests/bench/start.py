@@ -124,7 +124,7 @@ def _steps(worker: Worker) -> list[str]:
     """Which of STEPS lie behind it."""
     with suppress(OSError):
         metrics = worker.metrics()
-        lists = metrics['efficientrec_recommendations_published_total{reason="event"}']
+        lists = metrics['efficientrec_recommendations_published_total{arm="control",reason="event"}']
         done = (True, metrics["efficientrec_partitions_assigned"] == PARTITIONS, lists >= 1)
         return [step for step, is_done in zip(STEPS, done, strict=True) if is_done]
     return []

@@ -102,7 +102,7 @@ class Outcomes(msgspec.Struct):
 
 def outcomes(metrics: dict[str, float]) -> Outcomes:
     """Out of what /metrics says."""
-    found = Outcomes(lists=int(metrics['efficientrec_recommendations_published_total{reason="event"}']))
+    found = Outcomes(lists=int(metrics['efficientrec_recommendations_published_total{arm="control",reason="event"}']))
     for name, value in metrics.items():
         if name.startswith("efficientrec_events_total{"):
             outcome = name.rpartition('outcome="')[2].partition('"')[0]

@@ -24,6 +24,7 @@ from streams.topics import retention_ms
 from tests.integration.harness import WAIT_SECONDS, TrainerProcess, Worker, World
 from tests.integration.play import chance, expect_exact_rows, expect_last_lists
 from tests.integration.test_cluster import wait_until_served
+from tests.integration.test_experiment import tried_for_a_while
 from tests.kafka import NativeKafka
 from tests.test_profile import on_disk
 from tests.toy import DAY, ITEMS, START, toy_model
@@ -210,6 +211,14 @@ def test_from_the_log_alone_an_installation_comes_back(apache_kafka: NativeKafka
             found = asyncio.run(audit(latter.settings, wall_ms()))
             assert found.checked == len(former.accepted())
             assert found.different == []
+
+
+# Experiments.
+
+
+def test_a_model_is_tried_on_half_of_the_users_of_apache_kafka(apache_kafka: NativeKafka, tmp_path: Path) -> None:
+    with world_on(apache_kafka, tmp_path / "world", models_dir=str(tmp_path / "models")) as world:
+        tried_for_a_while(world)
 
 
 # What is lost, and how it comes back.

@@ -34,8 +34,8 @@ def expect_the_truth(world: World, worker: Worker) -> None:
     assert found["efficientrec_recovery_duration_seconds_count"] == 1
     assert found["efficientrec_rebalance_duration_seconds_count"] == 1
     assert found["efficientrec_model_age_seconds"] > 0
-    assert found["efficientrec_online_judged_events_total"] > 0
-    assert found['efficientrec_online_hits_total{by="list"}'] > 0
+    assert found['efficientrec_online_judged_events_total{arm="control"}'] > 0
+    assert found['efficientrec_online_hits_total{arm="control",by="list"}'] > 0
     assert 0 < found["efficientrec_recommendation_coverage_ratio"] <= 1
     assert 0 < found["efficientrec_cluster_entropy_ratio"] <= 1
     assert found['efficientrec_disk_free_bytes{folder="state"}'] > 0

@@ -20,10 +20,10 @@ from aiokafka.structs import ConsumerRecord
 from efficientrec.interactions import WeightPolicy
 from streams.app import App
 from streams.catalogue import Catalogue
+from streams.experiments import Models
 from streams.lanes import joined, next_row, raising
 from streams.metrics import WorkerMetrics
 from streams.progress import PROGRESS_KEY, Progress
-from streams.slot import ModelSlot
 from streams.topics import Topics
 from streams.transport import Run
 from streams.worker import Loop
@@ -120,7 +120,7 @@ class Process:
         self.network.delays = around.deal.settings.fencing == "on"
         self.store = Store(machine.disks)
         settings, metrics = around.deal.settings, _metrics()
-        self.slot = ModelSlot(settings.models_dir, settings.list_size, metrics)
+        self.models = Models(settings.models_dir, settings.list_size, metrics)
         self.install(version)
         self.is_blind = False
         """Whether it has not noticed that it was given up."""
@@ -134,7 +134,7 @@ class Process:
             sleep=self._sleep,
         )
         post = Post(self.network, around.partitions)
-        self.loop = Loop(settings, self.store, self.writers, post, self.slot, Catalogue(), metrics, around.clock)
+        self.loop = Loop(settings, self.store, self.writers, post, self.models, Catalogue(), metrics, around.clock)
         self.generation = -1
         self.is_paused = False
         self.dies_in: int | None = None
@@ -157,7 +157,7 @@ class Process:
 
     def install(self, version: str | None) -> None:
         self.version = version
-        self.slot.current = None if version is None else model_of(version)
+        self.models.released.current = None if version is None else model_of(version)
 
     def _is_alive(self) -> bool:
         return self.is_blind or self.generation < 0 or self.around.is_member(self.name, self.generation)
