@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -55,14 +55,11 @@ ALONE = Voices(
 Grid = Mapping[str, tuple[float, ...]]
 LOUDNESS = "loudness"
 """Of all that the last interactions say, against what a user has always liked: not a voice, but their common factor."""
-REACH = "reach"
-"""The weight with which many of the last interactions bring their neighbours, the oldest of them as much as the newest,
-and none of them nominates: changes that help together where each alone does not."""
-FAR = 64
-"""Interactions that REACH means by many."""
+STARTS = (Voices(), Voices(neighbour_weight=10.0, neighbours=64, neighbour_decay=1.0, neighbour_nominees=0))
+"""Where the search for voices begins. The second: all of the last interactions bring their neighbours, the oldest as
+much as the newest, and loudly. Single changes, none of which helps alone, would not lead there from the first."""
 GRID: Grid = {
     LOUDNESS: (0.1, 0.3, 3.0, 10.0, 30.0),
-    REACH: (0.5, 2.0, 10.0),
     "anchor_decay": (0.3, 0.5, 0.7, 0.9, 1.0),
     "anchor_weight": (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
     "neighbour_weight": (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
@@ -162,12 +159,13 @@ def choose(model: Unvoiced, jury: Jury, recipe: Recipe) -> Voices:
     limit = max(recipe.scored_min, recipe.scored_share * len(model.model.items))
     grid = GRID if recipe.dislikes else {**GRID, "dislike": ()}
 
-    def chosen(start: Voices, grid: Grid, speaking: Callable[[Voices], Model]) -> Voices:
+    def chosen(starts: Sequence[Voices], grid: Grid, speaking: Callable[[Voices], Model]) -> Voices:
         users = _Contest(jury.users, speaking, limit)
         newcomers = _Contest(jury.newcomers, speaking, limit + recipe.popular)
-        return _greeting(_spared(start, grid, users), users, newcomers)
+        best = max((_spared(start, grid, users) for start in starts), key=lambda voices: users.worth(voices).mean())
+        return _greeting(best, users, newcomers)
 
-    return replace(chosen(Voices(), grid, model.speaking), alone=chosen(ALONE, GRID_ALONE, model.silent))
+    return replace(chosen(STARTS, grid, model.speaking), alone=chosen([ALONE], GRID_ALONE, model.silent))
 
 
 class _Contest:
@@ -242,7 +240,5 @@ def _changed(voices: Voices, name: str, value: float) -> Voices:
     if name == LOUDNESS:
         weights = voices.anchor_weight * value, voices.neighbour_weight * value
         return replace(voices, anchor_weight=weights[0], neighbour_weight=weights[1])
-    if name == REACH:
-        return replace(voices, neighbours=FAR, neighbour_weight=value, neighbour_decay=1.0, neighbour_nominees=0)
     changes: dict[str, Any] = {name: value}
     return replace(voices, **changes)
