@@ -116,22 +116,25 @@ async def rollback(settings: Settings, version: str | None) -> Release:
     """Announces a version again: the one named, or else the one that served when the present one was trained.
 
     It is read whole and probed first, as a worker does. Workers install it within seconds, and the trainer compares its
-    next model with it. Raises ModelUnknown, ArtifactError, ReleaseUntrusted, and as
+    next model with it. An experiment that it was in ends. Raises ModelUnknown, ArtifactError, ReleaseUntrusted, and as
     `shelf` does.
     """
     present = await shelf(settings, "models rollback")
     release = present.release
     chosen = present.find(version or _before(present))
-    if release is not None and chosen.version == release.version and chosen.sha256 == release.sha256:
+    serves = release is not None and (chosen.version, chosen.sha256) == (release.version, release.sha256)
+    is_tried = present.experiment is not None and present.experiment.version == chosen.version
+    if serves and not is_tried:
         raise ModelUnknown(f"{chosen.version} is in service already; expected another one")
     await _check(chosen, settings)
     async with _post(settings) as outbox:
-        previous = None if release is None else release.version
-        what = (chosen.version, chosen.address, chosen.sha256, previous)
-        released = await announce(outbox, settings, *what, wall_ms())
-        if present.experiment is not None and present.experiment.version == chosen.version:
+        if release is None or not serves:  # it does where an earlier attempt got no further
+            previous = None if release is None else release.version
+            what = (chosen.version, chosen.address, chosen.sha256, previous)
+            release = await announce(outbox, settings, *what, wall_ms())
+        if is_tried:
             await releases.end_experiment(outbox, settings)  # or it would be tried anew on them at the next release
-        return released
+        return release
 
 
 async def experiment(settings: Settings, version: str, share: float) -> Experiment:

@@ -212,6 +212,19 @@ def test_to_release_the_tried_model_ends_the_experiment_and_to_release_another_d
     assert ran(settings) is None
 
 
+def test_a_rollback_that_broke_off_before_the_experiment_ended_is_finished_by_another(settings: Settings) -> None:
+    asyncio.run(experiment(settings, FIRST, 0.1))
+    digests = {each.version: each.sha256 for each in stored(settings)}
+    first = asyncio.run(release(settings, FIRST, digests[FIRST], THIRD))
+    assert ran(settings) == (FIRST, 0.1)
+
+    assert asyncio.run(rollback(settings, FIRST)) == first
+
+    assert ran(settings) is None
+    with pytest.raises(ModelUnknown, match=f"{FIRST} is in service already"):
+        asyncio.run(rollback(settings, FIRST))
+
+
 def test_only_what_can_serve_is_released(settings: Settings) -> None:
     weights = Path(settings.models_dir, SECOND, artifact.WEIGHTS)
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
