@@ -52,6 +52,11 @@ class TrialSlot(ModelSlot):
     def _install(self, release: Release, loaded: Loaded) -> None:
         self.current, self.trained_up_to = loaded.model, loaded.trained_up_to
 
+    def _say_installed(self, version: str, previous: str, seconds: float) -> None:
+        """It takes nobody's place."""
+        about = {"model_version": version, "seconds": round(seconds, 3)}
+        log.info("model %s can be tried, after %.2f s", version, seconds, extra=about)
+
     def _serving(self) -> str:
         return "the released model"
 

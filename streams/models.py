@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from efficientrec import artifact
-from efficientrec.errors import ArtifactMismatch, BrokerUnavailable, ModelUnknown, SettingInvalid
+from efficientrec.errors import ArtifactMismatch, BrokerUnavailable, ModelUnknown, RecordInvalid, SettingInvalid
 from streams import releases, rights
 from streams.clock import wall_ms
 from streams.connection import Connection
@@ -61,7 +61,9 @@ class Shelf:
     release: Release | None
     """The newest release; None before the first."""
     experiment: Experiment | None
-    """None while none runs."""
+    """None while none runs, and where its record cannot be read."""
+    unreadable: str = ""
+    """Why the record of the experiment cannot be read; empty where it can."""
 
     def find(self, version: str) -> Stored:
         """ModelUnknown says which there are."""
@@ -73,7 +75,8 @@ class Shelf:
 
 
 async def shelf(settings: Settings, process: str = "models list") -> Shelf:
-    """Raises BrokerUnavailable, BrokerRefused, TopicMismatch, and RecordInvalid for a release of a newer program.
+    """Raises BrokerUnavailable, BrokerRefused, TopicMismatch, and RecordInvalid for a release of a newer program. An
+    experiment that cannot be read is no reason: workers pass over it, and nobody shall be kept from a rollback by it.
     process: which rights.py asks for."""
     await rights.check(settings, process)
     place = TopicPartition(Topics.of(settings).releases, 0)
@@ -81,8 +84,12 @@ async def shelf(settings: Settings, process: str = "models list") -> Shelf:
         released = await last_record(consumer, place, RELEASE_KEY, settings.request_timeout_seconds)
         tried = await last_record(consumer, place, EXPERIMENT_KEY, settings.request_timeout_seconds)
     release = None if released is None or released.value is None else decode_release(released.value)
-    experiment = None if tried is None or tried.value is None else decode_experiment(tried.value)
-    return Shelf(await asyncio.to_thread(stored, settings), release, experiment)
+    experiment, unreadable = None, ""
+    try:
+        experiment = None if tried is None or tried.value is None else decode_experiment(tried.value)
+    except RecordInvalid as error:
+        unreadable = str(error)
+    return Shelf(await asyncio.to_thread(stored, settings), release, experiment, unreadable)
 
 
 def stored(settings: Settings) -> list[Stored]:
@@ -109,22 +116,25 @@ async def rollback(settings: Settings, version: str | None) -> Release:
     """Announces a version again: the one named, or else the one that served when the present one was trained.
 
     It is read whole and probed first, as a worker does. Workers install it within seconds, and the trainer compares its
-    next model with it. Raises ModelUnknown, ArtifactError, ReleaseUntrusted, and as
+    next model with it. An experiment that it was in ends. Raises ModelUnknown, ArtifactError, ReleaseUntrusted, and as
     `shelf` does.
     """
     present = await shelf(settings, "models rollback")
     release = present.release
     chosen = present.find(version or _before(present))
-    if release is not None and chosen.version == release.version and chosen.sha256 == release.sha256:
+    serves = release is not None and (chosen.version, chosen.sha256) == (release.version, release.sha256)
+    is_tried = present.experiment is not None and present.experiment.version == chosen.version
+    if serves and not is_tried:
         raise ModelUnknown(f"{chosen.version} is in service already; expected another one")
     await _check(chosen, settings)
     async with _post(settings) as outbox:
-        previous = None if release is None else release.version
-        what = (chosen.version, chosen.address, chosen.sha256, previous)
-        released = await announce(outbox, settings, *what, wall_ms())
-        if present.experiment is not None and present.experiment.version == chosen.version:
+        if release is None or not serves:  # it does where an earlier attempt got no further
+            previous = None if release is None else release.version
+            what = (chosen.version, chosen.address, chosen.sha256, previous)
+            release = await announce(outbox, settings, *what, wall_ms())
+        if is_tried:
             await releases.end_experiment(outbox, settings)  # or it would be tried anew on them at the next release
-        return released
+        return release
 
 
 async def experiment(settings: Settings, version: str, share: float) -> Experiment:
@@ -204,8 +214,11 @@ def render(present: Shelf) -> RenderableType:
             *(f"{own[metric]:.4f}" if metric in own else "" for metric in scores),
             _state(each.version, serving, present.experiment),
         )
+    said = []
+    if present.unreadable:
+        said.append(Text(f"{present.unreadable}. End it: efficientrec models experiment --end", style="bold red"))
     if serving is None:
-        return Group(table, Text("No model was released yet: lists are what is popular.", style="dim"))
+        return Group(table, *said, Text("No model was released yet: lists are what is popular.", style="dim"))
     known = {each.version for each in present.models}
     states = {serving: "released"} | ({} if present.experiment is None else {present.experiment.version: "tried"})
     missing = [
@@ -213,7 +226,7 @@ def render(present: Shelf) -> RenderableType:
         for version, state in states.items()
         if version not in known
     ]
-    return Group(table, *missing)
+    return Group(table, *said, *missing)
 
 
 def _state(version: str, serving: str | None, tried: Experiment | None) -> str:

@@ -133,11 +133,7 @@ class ModelSlot:
         self._metrics.serving(self.arm_name, release.version, release.sha256[:12])
         self._metrics.swaps.labels("installed").inc()
         self._metrics.swap_duration.observe(elapsed)
-        log.info(
-            "model %s took the place of %s in %.2f s",
-            *(release.version, previous, elapsed),
-            extra={"model_version": release.version, "previous_version": previous, "seconds": round(elapsed, 3)},
-        )
+        self._say_installed(release.version, previous, elapsed)
         return True
 
     def _decoded(self, value: bytes) -> Release:
@@ -153,6 +149,13 @@ class ModelSlot:
             self._metrics.rollbacks.inc()
         self._made_ms, self._released_at = loaded.made_ms, moment_ms(release.released_at)
         self._metrics.made(loaded.made_ms / 1000)
+
+    def _say_installed(self, version: str, previous: str, seconds: float) -> None:
+        log.info(
+            "model %s took the place of %s in %.2f s",
+            *(version, previous, seconds),
+            extra={"model_version": version, "previous_version": previous, "seconds": round(seconds, 3)},
+        )
 
     def _refused(self, release: Release) -> None:
         self._metrics.swaps.labels("refused").inc()

@@ -102,6 +102,13 @@ def test_all_that_is_measured_is_on_a_board() -> None:
     assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in measured()} <= shown
 
 
+def test_one_process_of_several_that_tries_no_model_is_not_hidden_by_the_others() -> None:
+    (experiment,) = (panel for panel in ALL if panel["title"] == "Experiment")
+
+    (target,) = experiment["targets"]
+    assert target["expr"].startswith("min by (instance)")
+
+
 def test_the_runbook_names_panels_that_exist() -> None:
     named = set(re.findall(r"(?<!\*)\*([A-Z][^*\n]+)\*(?!\*)", (ROOT / "docs/runbook.md").read_text()))
     boards_named = {"EfficientRec", "EfficientRec trainer"}

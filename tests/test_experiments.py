@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_an_experiment_begins_changes_its_share_and_ends(world: World) -> None:
     assert world.hears(None) == ("toy-1", None, 0.0)
     assert world.shown() == {("toy-1", CONTROL)}
     assert world.hears(None) == ("toy-1", None, 0.0)
+
+
+def test_the_log_does_not_say_that_a_tried_model_took_the_place_of_another(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    world.hears(world.tried("toy-2"))
+
+    assert [record.getMessage() for record in caplog.records if "took the place" in record.getMessage()] == []
+    assert "model toy-2 is tried on 10% of the users" in caplog.text
 
 
 def test_of_several_records_the_last_counts(world: World) -> None:

@@ -22,7 +22,7 @@ from streams.connection import Connection
 from streams.learning import Outcome
 from streams.models import end_experiment, experiment, render, rollback, shelf, stored
 from streams.outbox import Outbox
-from streams.records import Release
+from streams.records import EXPERIMENT_KEY, Release
 from streams.releases import RECORD, announce
 from streams.replay import replay
 from streams.settings import Settings
@@ -176,6 +176,26 @@ def test_the_command_says_what_it_did_and_what_it_expected(settings: Settings, m
     assert ran(settings) is None
 
 
+def test_an_experiment_that_cannot_be_read_keeps_nobody_from_a_rollback(settings: Settings) -> None:
+    async def send(value: bytes) -> None:
+        outbox = Outbox(Connection(settings), 10.0)
+        await outbox.start()
+        try:
+            sent = await outbox.send_one(topics.Topics.of(settings).releases, EXPERIMENT_KEY, value, [])
+            await sent.acknowledged()
+        finally:
+            await outbox.stop()
+
+    asyncio.run(send(b"junk"))
+
+    said = " ".join(printed(settings)[-1])
+    assert said.startswith("an experiment cannot be decoded: ")
+    assert said.endswith("End it: efficientrec models experiment --end")
+    assert asyncio.run(rollback(settings, FIRST)).version == FIRST
+    asyncio.run(end_experiment(settings))
+    assert printed(settings)[-1][0] == FIRST
+
+
 def test_a_tried_model_that_is_gone_is_said(settings: Settings) -> None:
     asyncio.run(experiment(settings, FIRST, 0.1))
     shutil.rmtree(Path(settings.models_dir, FIRST))
@@ -190,6 +210,19 @@ def test_to_release_the_tried_model_ends_the_experiment_and_to_release_another_d
     assert ran(settings) == (FIRST, 0.1)
     asyncio.run(rollback(settings, FIRST))
     assert ran(settings) is None
+
+
+def test_a_rollback_that_broke_off_before_the_experiment_ended_is_finished_by_another(settings: Settings) -> None:
+    asyncio.run(experiment(settings, FIRST, 0.1))
+    digests = {each.version: each.sha256 for each in stored(settings)}
+    first = asyncio.run(release(settings, FIRST, digests[FIRST], THIRD))
+    assert ran(settings) == (FIRST, 0.1)
+
+    assert asyncio.run(rollback(settings, FIRST)) == first
+
+    assert ran(settings) is None
+    with pytest.raises(ModelUnknown, match=f"{FIRST} is in service already"):
+        asyncio.run(rollback(settings, FIRST))
 
 
 def test_only_what_can_serve_is_released(settings: Settings) -> None:

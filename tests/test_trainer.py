@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -708,6 +709,31 @@ def test_the_model_that_is_tried_is_not_cleared_away(
     asyncio.run(play())
 
     assert (folder / tried).exists()
+
+
+def test_for_the_time_of_an_experiment_a_trainer_logs_and_erases_and_trains_nothing(
+    embedded_broker: EmbeddedBroker, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[1] / "docs/procedures.md").read_text()
+    told = {name.lower(): int(value) for name, value in re.findall(r"`EFFICIENTREC_(TRAIN_\w+)=(\d+)`", page)}
+    assert set(told) == {"train_new_events", "train_every_seconds"}
+    stage = Stage(embedded_broker, "held", tmp_path, **told)
+    learner = Refuser(Outcome(result="refused", message="it was asked"))
+    value = stage.metrics.registry.get_sample_value
+
+    async def play() -> None:
+        await topics.create(stage.settings)
+        await stage.plant(good_model(), START)
+        task = asyncio.create_task(stage.trainer(learner).run())
+        await replay(toy_dataset(), stage.settings)
+        await until(lambda: value("efficientrec_trainer_log_rows") == 900, task)
+        await stage.tell_of("somebody", None)
+        await until(lambda: stage.erasures() == 1, task)
+        await cancelled(task)
+
+    asyncio.run(play())
+
+    assert learner.jobs == []
 
 
 def test_a_trainer_knows_the_experiment_that_runs_and_whether_one_does() -> None:

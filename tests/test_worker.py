@@ -39,7 +39,7 @@ from streams.transport import Run
 from streams.wire import ProducerId
 from streams.worker import COLD_EVENTS_MAX, STEPS, Loop
 from streams.writer import Writers
-from tests.toy import START, toy_model
+from tests.toy import START, random_sequence_model, toy_model
 
 SETTINGS = Settings()
 TOPICS = Topics.of(SETTINGS)
@@ -540,6 +540,31 @@ def test_in_an_experiment_each_row_is_of_its_users_model_whatever_comes() -> Non
         ("bert", "treatment", "toy-2"),
         ("carl", "control", "toy-1"),
     }
+
+
+@pytest.mark.parametrize("begins", [True, False], ids=["begins", "ends"])
+def test_an_experiment_that_begins_or_ends_between_a_crash_and_the_next_start_loses_and_doubles_nothing(
+    begins: bool,
+) -> None:
+    tried = random_sequence_model()
+    for dies_at in range(len(_steps_of(FIRST)) - 1):
+        world = World(toy_model())
+        world.tried = None if begins else tried
+        world.start(dies_at)
+        with pytest.raises(Crashed):
+            world.handle(fresh(FIRST))
+
+        world.tried = tried if begins else None
+        world.start()
+        for run in (FIRST, users_run(("bert", User("bert", {"taste": "b"}))), SECOND):
+            world.handle(fresh(run))
+
+        heads = {user: np.frombuffer(row, HEADER, 1)[0] for user, row in world.rows().items()}
+        assert {user: int(head["events"]) for user, head in heads.items()} == {b"anna": 3, b"bert": 1, b"carl": 1}
+        of_bert = tried.version if begins else "toy-1"
+        assert int(heads[b"bert"]["model"]) == key_of(of_bert)
+        newest = {each.user_id: each.model_version for each in world.broker.lists()}
+        assert newest == {"anna": "toy-1", "bert": of_bert, "carl": "toy-1"}
 
 
 def test_users_of_a_run_are_those_who_get_a_list() -> None:

@@ -330,9 +330,9 @@ def _quality() -> Panels:
         ),
         lines(
             "Experiment",
-            "Share of the users who get lists of a model that is tried, by worker; 0 while no experiment runs. A "
-            "worker that differs from the others has refused the model, and logs why.",
-            {"{{instance}}": f"max by (instance) (efficientrec_experiment_share_ratio{JOB})"},
+            "Share of the users who get lists of a model that is tried, by worker, the least of its processes; 0 while "
+            "no experiment runs. A worker that differs from the others has refused the model, and logs why.",
+            {"{{instance}}": f"min by (instance) (efficientrec_experiment_share_ratio{JOB})"},
             "percentunit",
         ),
         lines(
