@@ -121,9 +121,10 @@ async def audit(settings: Settings, now_ms: int) -> Audit:
                 continue
             version = int(header["model"])
             offset, keys = traits.get(place, (-1, []))
+            is_fresh = place in erased and not header["events"]  # described again, and nothing done since
             if version == 0 or version in models:
                 expected = recompute(
-                    events[place],
+                    [] if is_fresh else events[place],
                     models.get(version),
                     built=int(header["built"]),
                     begun=int(header["begun"]),
