@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import posixpath
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import fsspec
 import msgspec
@@ -41,6 +42,12 @@ from streams.show import last_record, reader
 from streams.slot import probe
 from streams.topics import Topics
 
+CURES: Final = {
+    RELEASE_KEY: "Release a model anew: efficientrec models rollback VERSION",
+    EXPERIMENT_KEY: "End it: efficientrec models experiment --end",
+}
+"""What helps against a record that cannot be read, by its key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -59,11 +66,11 @@ class Shelf:
     models: list[Stored]
     """The newest first; of this installation, or of nobody."""
     release: Release | None
-    """The newest release; None before the first."""
+    """The newest release; None before the first, and where its record cannot be read."""
     experiment: Experiment | None
     """None while none runs, and where its record cannot be read."""
-    unreadable: str = ""
-    """Why the record of the experiment cannot be read; empty where it can."""
+    unreadable: Mapping[bytes, str]
+    """Key of a record that cannot be read → why."""
 
     def find(self, version: str) -> Stored:
         """ModelUnknown says which there are."""
@@ -75,20 +82,23 @@ class Shelf:
 
 
 async def shelf(settings: Settings, process: str = "models list") -> Shelf:
-    """Raises BrokerUnavailable, BrokerRefused, TopicMismatch, and RecordInvalid for a release of a newer program. An
-    experiment that cannot be read is no reason: workers pass over it, and nobody shall be kept from a rollback by it.
-    process: which rights.py asks for."""
+    """Raises BrokerUnavailable, BrokerRefused and TopicMismatch. A record that cannot be read is no reason: workers
+    pass over it, and nobody shall be kept from a rollback by it. process: which rights.py asks for."""
     await rights.check(settings, process)
     place = TopicPartition(Topics.of(settings).releases, 0)
     async with reader(settings) as consumer:
         released = await last_record(consumer, place, RELEASE_KEY, settings.request_timeout_seconds)
         tried = await last_record(consumer, place, EXPERIMENT_KEY, settings.request_timeout_seconds)
-    release = None if released is None or released.value is None else decode_release(released.value)
-    experiment, unreadable = None, ""
+    release = experiment = None
+    unreadable = {}
+    try:
+        release = None if released is None or released.value is None else decode_release(released.value)
+    except RecordInvalid as error:
+        unreadable[RELEASE_KEY] = str(error)
     try:
         experiment = None if tried is None or tried.value is None else decode_experiment(tried.value)
     except RecordInvalid as error:
-        unreadable = str(error)
+        unreadable[EXPERIMENT_KEY] = str(error)
     return Shelf(await asyncio.to_thread(stored, settings), release, experiment, unreadable)
 
 
@@ -179,7 +189,8 @@ def _before(present: Shelf) -> str:
     """The version that served when the present one was trained. Not the one that was released before it: to roll back
     twice goes back twice, and not to and fro."""
     if present.release is None:
-        raise ModelUnknown("no model was ever released; name the version that shall be")
+        why = present.unreadable.get(RELEASE_KEY, "no model was ever released")
+        raise ModelUnknown(f"{why}; name the version that shall be: efficientrec models list")
     manifest = present.find(present.release.version).manifest
     if manifest.previous is None:
         raise ModelUnknown(f"{manifest.version} took the place of none; name the version: efficientrec models list")
@@ -214,11 +225,11 @@ def render(present: Shelf) -> RenderableType:
             *(f"{own[metric]:.4f}" if metric in own else "" for metric in scores),
             _state(each.version, serving, present.experiment),
         )
-    said = []
-    if present.unreadable:
-        said.append(Text(f"{present.unreadable}. End it: efficientrec models experiment --end", style="bold red"))
+    said = [Text(f"{why}. {CURES[key]}", style="bold red") for key, why in present.unreadable.items()]
     if serving is None:
-        return Group(table, *said, Text("No model was released yet: lists are what is popular.", style="dim"))
+        if RELEASE_KEY not in present.unreadable:
+            said.append(Text("No model was released yet: lists are what is popular.", style="dim"))
+        return Group(table, *said)
     known = {each.version for each in present.models}
     states = {serving: "released"} | ({} if present.experiment is None else {present.experiment.version: "tried"})
     missing = [

@@ -22,7 +22,7 @@ from streams.connection import Connection
 from streams.learning import Outcome
 from streams.models import end_experiment, experiment, render, rollback, shelf, stored
 from streams.outbox import Outbox
-from streams.records import EXPERIMENT_KEY, Release
+from streams.records import EXPERIMENT_KEY, RELEASE_KEY, Release
 from streams.releases import RECORD, announce
 from streams.replay import replay
 from streams.settings import Settings
@@ -176,23 +176,36 @@ def test_the_command_says_what_it_did_and_what_it_expected(settings: Settings, m
     assert ran(settings) is None
 
 
-def test_an_experiment_that_cannot_be_read_keeps_nobody_from_a_rollback(settings: Settings) -> None:
-    async def send(value: bytes) -> None:
-        outbox = Outbox(Connection(settings), 10.0)
-        await outbox.start()
-        try:
-            sent = await outbox.send_one(topics.Topics.of(settings).releases, EXPERIMENT_KEY, value, [])
-            await sent.acknowledged()
-        finally:
-            await outbox.stop()
+async def send(settings: Settings, key: bytes, value: bytes) -> None:
+    outbox = Outbox(Connection(settings), 10.0)
+    await outbox.start()
+    try:
+        sent = await outbox.send_one(topics.Topics.of(settings).releases, key, value, [])
+        await sent.acknowledged()
+    finally:
+        await outbox.stop()
 
-    asyncio.run(send(b"junk"))
+
+def test_an_experiment_that_cannot_be_read_keeps_nobody_from_a_rollback(settings: Settings) -> None:
+    asyncio.run(send(settings, EXPERIMENT_KEY, b"junk"))
 
     said = " ".join(printed(settings)[-1])
     assert said.startswith("an experiment cannot be decoded: ")
     assert said.endswith("End it: efficientrec models experiment --end")
     assert asyncio.run(rollback(settings, FIRST)).version == FIRST
     asyncio.run(end_experiment(settings))
+    assert printed(settings)[-1][0] == FIRST
+
+
+def test_a_release_that_cannot_be_read_is_mended_by_a_rollback_to_a_named_model(settings: Settings) -> None:
+    asyncio.run(send(settings, RELEASE_KEY, b"junk"))
+
+    said = " ".join(printed(settings)[-1])
+    assert said.startswith("a release cannot be decoded: ")
+    assert said.endswith("Release a model anew: efficientrec models rollback VERSION")
+    with pytest.raises(ModelUnknown, match=r"a release cannot be decoded: .*; name the version"):
+        asyncio.run(rollback(settings, None))
+    assert asyncio.run(rollback(settings, FIRST)).version == FIRST
     assert printed(settings)[-1][0] == FIRST
 
 
