@@ -99,11 +99,8 @@ class ModelSlot:
                 if self._trust is not None:
                     self._trust.check(release, self._released_at)
             except (RecordInvalid, ReleaseUntrusted) as error:
-                log.error(
-                    "release at offset %s ignored, %s goes on serving: %s",
-                    *(record.offset, self._serving(), error),
-                    extra=place_of(record),
-                )
+                about = place_of(record)
+                log.error("release at offset %s ignored, all goes on as before: %s", record.offset, error, extra=about)
                 if isinstance(error, ReleaseUntrusted):
                     self._refused(release)
                 continue
